@@ -1,0 +1,19 @@
+"""Look inside 3D CNNs trained on brain MRI. The map of the package, from the roof to the ground.
+
+viewers
+    Pictures: three planes with an overlay, interactive on a static page.
+evaluation
+    Is the explanation right? Scores against the planted truth.
+attribution
+    Which voxels did the network use? One function a method, one contract for all.
+models
+    Networks, training, baselines, pretrained weights.
+cohorts
+    Volumes, labels and, where known, the truth: simulated or from a BIDS folder.
+anatomy
+    The MNI152 template on a grid: T1, tissues, brain mask.
+grids, fields
+    Voxel grids and NIfTI; deformations and their Jacobians.
+runtime
+    Profile, device, seeds, progress, safe files.
+"""

@@ -1,0 +1,175 @@
+"""A cohort: volumes, labels, participants and, where somebody planted it, the truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from helpers import grids, runtime
+from helpers.grids import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What was planted, voxel by voxel.
+
+    Attributes
+    ----------
+    mask : tensor of shape (subject, 1, x, y, z)
+        Voxels whose value the label decides. Empty in a subject without an effect.
+    site : tensor of shape (subject, 1, x, y, z)
+        Where the effect is, or in a control *would be*: every subject draws a site in the same
+        way. Comparing outside all sites is how the leak audit stays fair.
+    log_expansion : tensor of shape (subject, 1, x, y, z), optional
+        Planted growth (positive) or shrinkage of tissue; None where the effect is no deformation.
+    """
+
+    mask: Bool[Tensor, "subject 1 x y z"]
+    site: Bool[Tensor, "subject 1 x y z"]
+    log_expansion: Float[Tensor, "subject 1 x y z"] | None = None
+
+    def __getitem__(self, index) -> "Truth":
+        expansion = None if self.log_expansion is None else self.log_expansion[index]
+        return Truth(self.mask[index], self.site[index], expansion)
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort(Dataset):
+    """Subjects with everything that belongs to them, in the same order everywhere.
+
+    Works as a torch Dataset: ``cohort[3]`` is ``(volume, label)``. A slice, a list of positions or
+    a boolean mask gives a smaller `Cohort`.
+
+    Attributes
+    ----------
+    volumes : tensor of shape (subject, 1, x, y, z)
+        Background exactly 0, median of the brain near 1, no unit.
+    labels : tensor of shape (subject,)
+        Class of each subject as an integer.
+    classes : tuple of str
+        Name of each class; ``classes[label]``.
+    participants : DataFrame
+        One row a subject, with at least the column ``participant_id``.
+    grid : Grid
+    truth : Truth, optional
+        What was planted; None for real scans with nothing planted.
+    parameters : list, optional
+        For simulated subjects, everything that made each of them.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together, or volumes are constant or hold NaN.
+    """
+
+    volumes: Float[Tensor, "subject 1 x y z"]
+    labels: Int[Tensor, "subject"]
+    classes: tuple[str, ...]
+    participants: pd.DataFrame
+    grid: Grid
+    truth: Truth | None = None
+    parameters: Sequence[Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        grids.check_volumes(self.volumes, self.grid)
+        counts = {
+            "volumes": len(self.volumes),
+            "labels": len(self.labels),
+            "participants": len(self.participants),
+        }
+        if self.truth is not None:
+            counts["truth"] = len(self.truth.mask)
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"every part of a cohort has one row a subject, got {counts}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
+            self.classes
+        ):
+            raise ValueError(
+                f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, "
+                f"but there are {len(self.classes)} classes: {self.classes}"
+            )
+        object.__setattr__(self, "participants", self.participants.reset_index(drop=True))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        counts = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        groups = ", ".join(f"{n} {name}" for name, n in zip(self.classes, counts, strict=True))
+        return (
+            f"Cohort({len(self)} subjects: {groups}; {'x'.join(map(str, self.grid.shape))} voxels)"
+        )
+
+    def __getitem__(self, index):
+        if isinstance(index, (int, np.integer)):
+            return self.volumes[index], self.labels[index]
+        positions = torch.arange(len(self))[index]
+        rows = positions.tolist()
+        return replace(
+            self,
+            volumes=self.volumes[positions],
+            labels=self.labels[positions],
+            participants=self.participants.iloc[rows],
+            truth=None if self.truth is None else self.truth[positions],
+            parameters=None if self.parameters is None else [self.parameters[i] for i in rows],
+        )
+
+    def split(
+        self,
+        fractions: Sequence[float],
+        seed: int = 0,
+        *,
+        stratify: str | None = "label",
+    ) -> "tuple[Cohort, ...]":
+        """Divide the subjects into parts that share nobody.
+
+        Parameters
+        ----------
+        fractions : sequence of float
+            Sizes of the parts; they sum to 1 at most.
+        seed : int
+            Same seed, same parts.
+        stratify : str, optional
+            Column of ``participants`` whose values every part gets in the same proportion;
+            ``"label"`` (default) stands for the class, None mixes freely. All rows of one
+            ``participant_id`` always go to the same part.
+
+        Examples
+        --------
+        >>> from helpers import cohorts
+        >>> train, test = cohorts.simulate("lesion", subjects=20).split([0.5, 0.5])
+        >>> len(train), len(test)
+        (10, 10)
+        """
+        fractions = np.asarray(list(fractions), dtype=float)
+        if (fractions <= 0).any() or fractions.sum() > 1 + 1e-9:
+            raise ValueError(f"fractions must be positive and sum to 1 at most, got {fractions}")
+        names = self.participants["participant_id"].to_numpy()
+        if stratify is None:
+            strata = np.zeros(len(self), dtype=int)
+        elif stratify == "label":
+            strata = self.labels.numpy()
+        elif stratify in self.participants:
+            strata = pd.factorize(self.participants[stratify])[0]
+        else:
+            raise ValueError(
+                f"no column {stratify!r} to stratify by; there are "
+                f"'label' and {list(self.participants.columns)}"
+            )
+        # A person is placed once, by the stratum of the first row that carries the name.
+        people, first = np.unique(names, return_index=True)
+        order = torch.randperm(len(people), generator=runtime.generator(seed)).numpy()
+        part_of = np.full(len(people), -1)
+        for stratum in np.unique(strata):
+            members = order[strata[first[order]] == stratum]
+            edges = np.round(np.cumsum(fractions) * len(members)).astype(int)
+            for part, (low, high) in enumerate(zip([0, *edges[:-1]], edges, strict=True)):
+                part_of[members[low:high]] = part
+        row_part = part_of[np.searchsorted(people, names)]
+        return tuple(self[np.flatnonzero(row_part == part)] for part in range(len(fractions)))

@@ -1,0 +1,134 @@
+"""Where the code runs and how it stays reproducible: profile, device, seeds, progress, safe files.
+
+Everything random in this package draws from a generator made here, so that the same seed gives
+the same bytes on the same machine.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+PROFILE_VARIABLE = "HELPERS_PROFILE"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much the course computes.
+
+    Attributes
+    ----------
+    name : str
+        ``"quick"`` (any laptop, the default) or ``"full"`` (one GPU).
+    spacing_mm : float
+        Voxel size of the grid that the chapters work on.
+    precision : str
+        Precision passed to Lightning Fabric: ``"32-true"`` or ``"bf16-mixed"``.
+    """
+
+    name: str
+    spacing_mm: float
+    precision: str
+
+
+PROFILES = {
+    "quick": Profile("quick", spacing_mm=4.0, precision="32-true"),
+    "full": Profile("full", spacing_mm=2.0, precision="bf16-mixed"),
+}
+
+
+def profile() -> Profile:
+    """Return the profile that the environment variable ``HELPERS_PROFILE`` asks for.
+
+    Raises
+    ------
+    ValueError
+        If the variable names a profile that does not exist.
+
+    Examples
+    --------
+    >>> from helpers import runtime
+    >>> runtime.profile().spacing_mm
+    4.0
+    """
+    name = os.environ.get(PROFILE_VARIABLE, "quick")
+    if name not in PROFILES:
+        raise ValueError(
+            f"{PROFILE_VARIABLE} is {name!r}; expected one of {sorted(PROFILES)}. "
+            f"Unset the variable to get the quick profile."
+        )
+    return PROFILES[name]
+
+
+def device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """Return a CPU random generator for one stream of a seed.
+
+    Parameters
+    ----------
+    seed : int
+        The experiment's seed, zero or larger.
+    *stream : int
+        Names an independent stream under the seed, for example a subject's index. Subject 7 is
+        then the same person whether 10 or 1000 subjects are made.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from helpers import runtime
+    >>> a, b = runtime.generator(0, 7), runtime.generator(0, 7)
+    >>> bool(torch.rand(1, generator=a) == torch.rand(1, generator=b))
+    True
+    """
+    if seed < 0 or any(part < 0 for part in stream):
+        raise ValueError(f"seeds must be zero or larger, got {(seed, *stream)}")
+    state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def progress(items: Iterable, *, label: str, total: int | None = None, show: bool = True) -> tqdm:
+    """Wrap an iterable in a progress bar with an estimate of the time left."""
+    return tqdm(items, desc=label, total=total, disable=not show, leave=False)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file completely or not at all.
+
+    Yields a temporary path beside ``path``. Only when the block ends without an error does the
+    temporary file take the name ``path``; a full disk or a kill leaves the old file as it was.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from helpers import runtime
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "scores.txt"
+    >>> with runtime.replacing(target) as unfinished:
+    ...     _ = unfinished.write_text("0.97")
+    >>> target.read_text()
+    '0.97'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary name ends like the final one: writers choose the format by the suffix.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=f"-{path.name}")
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
