@@ -21,10 +21,8 @@ def identity(
     shape: tuple[int, int, int], *, like: Tensor | None = None
 ) -> Float[Tensor, "1 3 x y z"]:
     """Return every voxel's own index as a field of positions."""
-    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
-    axes = [
-        torch.arange(n, **options).to(torch.float32 if like is None else like.dtype) for n in shape
-    ]
+    like = torch.empty(0) if like is None else like
+    axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
@@ -136,13 +134,22 @@ def resize(
     return resized * displacement.new_tensor(scale).view(1, 3, 1, 1, 1)
 
 
-def affine_displacement(
-    matrix: Float[Tensor, "4 4"], shape: tuple[int, int, int]
-) -> Float[Tensor, "1 3 x y z"]:
-    """Return the field that looks up voxel ``matrix @ p`` for voxel ``p`` (voxel coordinates)."""
-    positions = identity(shape, like=matrix)
-    moved = torch.einsum("ij,sjxyz->sixyz", matrix[:3, :3], positions)
-    return moved + matrix[:3, 3].view(1, 3, 1, 1, 1) - positions
+def compose_affine(
+    matrix: Float[Tensor, "4 4"], displacement: Float[Tensor, "subject 3 x y z"]
+) -> Float[Tensor, "subject 3 x y z"]:
+    """Return `compose` of an affine map and a field, exactly: no interpolation is needed.
+
+    Parameters
+    ----------
+    matrix : tensor of shape (4, 4)
+        Voxel ``p`` looks up voxel ``matrix @ p``.
+    displacement : tensor of shape (subject, 3, x, y, z)
+        The second warp; zeros give the field of the affine map alone.
+    """
+    _check_displacement(displacement)
+    indices = identity(tuple(displacement.shape[2:]), like=displacement)
+    moved = torch.einsum("ij,sjxyz->sixyz", matrix[:3, :3], indices + displacement)
+    return moved + matrix[:3, 3].view(1, 3, 1, 1, 1) - indices
 
 
 def rotation(angles_rad: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:

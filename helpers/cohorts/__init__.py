@@ -1,5 +1,6 @@
 """Volumes with labels and, where somebody planted it, the truth."""
 
 from helpers.cohorts.cohort import Cohort, Truth
+from helpers.cohorts.simulate import render, simulate
 
-__all__ = ["Cohort", "Truth"]
+__all__ = ["Cohort", "Truth", "render", "simulate"]

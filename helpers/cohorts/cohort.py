@@ -26,17 +26,20 @@ class Truth:
     site : tensor of shape (subject, 1, x, y, z)
         Where the effect is, or in a control *would be*: every subject draws a site in the same
         way. Comparing outside all sites is how the leak audit stays fair.
+    shortcut : tensor of shape (subject, 1, x, y, z)
+        Voxels that go with the label without being the disease (a scanner tag).
     log_expansion : tensor of shape (subject, 1, x, y, z), optional
         Planted growth (positive) or shrinkage of tissue; None where the effect is no deformation.
     """
 
     mask: Bool[Tensor, "subject 1 x y z"]
     site: Bool[Tensor, "subject 1 x y z"]
+    shortcut: Bool[Tensor, "subject 1 x y z"]
     log_expansion: Float[Tensor, "subject 1 x y z"] | None = None
 
     def __getitem__(self, index) -> "Truth":
         expansion = None if self.log_expansion is None else self.log_expansion[index]
-        return Truth(self.mask[index], self.site[index], expansion)
+        return Truth(self.mask[index], self.site[index], self.shortcut[index], expansion)
 
 
 @dataclass(frozen=True, eq=False)

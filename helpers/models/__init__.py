@@ -1,1 +1,23 @@
-"""models."""
+"""Networks, their training, honest baselines and pretrained weights."""
+
+from helpers.models.baselines import baselines
+from helpers.models.pretrained import WEIGHTS, load_weights, pretrained, save_pretrained
+from helpers.models.registry import NETWORKS, build, layer, layers
+from helpers.models.scores import predict, scores
+from helpers.models.training import flips, train
+
+__all__ = [
+    "NETWORKS",
+    "WEIGHTS",
+    "baselines",
+    "build",
+    "flips",
+    "layer",
+    "layers",
+    "load_weights",
+    "predict",
+    "pretrained",
+    "save_pretrained",
+    "scores",
+    "train",
+]

@@ -1,0 +1,183 @@
+"""Make a cohort whose answer is known."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from helpers import anatomy, grids, runtime
+from helpers.anatomy import Anatomy
+from helpers.cohorts import subjects as healthy
+from helpers.cohorts.cohort import Cohort, Truth
+from helpers.cohorts.shapes import Body
+from helpers.cohorts.tasks import TASKS
+from helpers.grids import Grid
+
+_VARIATION, _EFFECT, _LABELS = range(3)  # independent random streams of one seed
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Everything that made one subject; `render` turns it into a volume.
+
+    Attributes
+    ----------
+    variation : Variation or None
+        The healthy brain; None when the brain is a real scan.
+    disease, shortcut : tuple of Body
+        What was planted: the effect that defines the label, and what merely goes along with it.
+    """
+
+    variation: healthy.Variation | None
+    disease: tuple[Body, ...]
+    shortcut: tuple[Body, ...]
+
+
+def simulate(
+    task: str,
+    subjects: int | None = None,
+    seed: int = 0,
+    *,
+    grid: Grid | None = None,
+    base: Cohort | None = None,
+    progress: bool = False,
+    **options,
+) -> Cohort:
+    """Make a cohort with planted effects and keep the truth.
+
+    Parameters
+    ----------
+    task : str
+        ``"lesion"``: healthy, or a lesion shaped as ball, cube, rod or shell, all of one volume
+        and brightness. ``"shortcut"``: a faint disease and a scanner tag that goes with it.
+    subjects : int, optional
+        Default 200, or every scan of ``base``. The classes take turns, so they are equally large.
+    seed : int
+        Subject 7 of a seed is the same whether 10 or 1000 are made.
+    grid : Grid, optional
+        Default the 4 mm MNI grid, or that of ``base``.
+    base : Cohort, optional
+        Plant into these scans instead of the warped template. Labels of ``base`` are not used.
+    progress : bool
+        Show a progress bar.
+    **options
+        The task's own, see `helpers.cohorts.tasks.draw_lesions` and ``draw_shortcut``.
+
+    Returns
+    -------
+    Cohort
+        With ``truth`` and ``parameters``. Everything about disease in it is a simulation.
+
+    Examples
+    --------
+    >>> from helpers import cohorts
+    >>> cohort = cohorts.simulate("lesion", subjects=5)
+    >>> cohort.classes
+    ('healthy', 'ball', 'cube', 'rod', 'shell')
+    >>> tuple(cohort.volumes.shape)
+    (5, 1, 48, 56, 48)
+    """
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; there are {sorted(TASKS)}")
+    if base is not None and grid is not None and grid != base.grid:
+        raise ValueError("a cohort planted into base has the grid of base; leave grid out")
+    if subjects is None:
+        subjects = 200 if base is None else len(base)
+    if subjects < 1 or (base is not None and subjects > len(base)):
+        available = "" if base is None else f" and at most the {len(base)} of base"
+        raise ValueError(f"expected at least one subject{available}, got {subjects}")
+    grid = base.grid if base is not None else grids.mni() if grid is None else grid
+    template = anatomy.template(grid)
+    labels = _balanced_labels(subjects, len(TASKS[task].classes), seed)
+
+    volumes = torch.empty(subjects, 1, *grid.shape)
+    mask = torch.zeros(subjects, 1, *grid.shape, dtype=torch.bool)
+    site, shortcut = mask.clone(), mask.clone()
+    parameters = []
+    for i in runtime.progress(range(subjects), label=f"simulating {task}", show=progress):
+        scan = None if base is None else base.volumes[i]
+        drawn, clean, brain = _draw_subject(task, int(labels[i]), template, scan, seed, i, options)
+        volumes[i] = _finish(drawn, clean, brain, grid)
+        for body in drawn.disease:
+            site[i] |= body.mask(grid)
+            mask[i] |= body.mask(grid) & body.visible
+        for body in drawn.shortcut:
+            site[i] |= body.mask(grid)
+            shortcut[i] |= body.mask(grid) & body.visible
+        parameters.append(drawn)
+    return Cohort(
+        volumes=volumes,
+        labels=labels,
+        classes=TASKS[task].classes,
+        participants=_participants(parameters, labels, TASKS[task].classes, base),
+        grid=grid,
+        truth=Truth(mask=mask, site=site, shortcut=shortcut),
+        parameters=parameters,
+    )
+
+
+def render(parameters: Parameters, grid: Grid, *, scan: Tensor | None = None) -> Tensor:
+    """Return the volume (1, x, y, z) of one subject again, from its parameters alone.
+
+    Parameters
+    ----------
+    scan : tensor of shape (1, x, y, z), optional
+        The real scan, for a subject that was planted into one.
+    """
+    clean, _, brain = _brain(parameters.variation, anatomy.template(grid), scan)
+    return _finish(parameters, clean, brain, grid)
+
+
+def _draw_subject(task, label, template: Anatomy, scan, seed, i, options):
+    variation = healthy.draw(runtime.generator(seed, _VARIATION, i)) if scan is None else None
+    clean, white_matter, brain = _brain(variation, template, scan)
+    disease, shortcut = TASKS[task].draw(
+        label,
+        white_matter,
+        brain.float(),
+        grid=template.grid,
+        generator=runtime.generator(seed, _EFFECT, i),
+        **options,
+    )
+    return Parameters(variation, tuple(disease), tuple(shortcut)), clean, brain
+
+
+def _brain(variation, template: Anatomy, scan):
+    """Return a brain before anything is planted, its white matter and its mask."""
+    if scan is not None:
+        brain = scan != 0
+        return scan, template.tissues[1:2] * brain, brain
+    clean, tissues, brain = healthy.render(variation, template)
+    return clean, tissues[1:2], brain
+
+
+def _finish(parameters: Parameters, clean: Tensor, brain: Tensor, grid: Grid) -> Tensor:
+    """Plant the bodies, then scan the result (a real scan has been scanned already)."""
+    volume = clean
+    for body in (*parameters.disease, *parameters.shortcut):
+        volume = body.paint(volume, grid)
+    if parameters.variation is None:
+        return volume
+    return healthy.acquire(volume, parameters.variation, brain)
+
+
+def _balanced_labels(subjects: int, classes: int, seed: int) -> Tensor:
+    """Return labels in shuffled rounds: every class once a round."""
+    rounds = [
+        torch.randperm(classes, generator=runtime.generator(seed, _LABELS, r))
+        for r in range(-(-subjects // classes))
+    ]
+    return torch.cat(rounds)[:subjects]
+
+
+def _participants(parameters, labels, classes, base) -> pd.DataFrame:
+    if base is not None:
+        table = base.participants.iloc[: len(labels)].reset_index(drop=True)
+    else:
+        table = pd.DataFrame({"participant_id": [f"sim-{i:05d}" for i in range(len(labels))]})
+        table["head_size"] = [float(p.variation.size.mean()) for p in parameters]
+        table["noise"] = [p.variation.noise for p in parameters]
+    table["diagnosis"] = [classes[label] for label in labels.tolist()]
+    table["tag"] = [any(body.visible for body in p.shortcut) for p in parameters]
+    return table

@@ -1,0 +1,173 @@
+"""The tasks: which bodies a subject of each class carries.
+
+A task draws the bodies of one subject. It draws them in the same way for every class, controls
+included, and only then decides what is visible and in which shape: place, size and brightness can
+then not tell the classes apart.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from helpers.cohorts.shapes import SHAPES, Body
+from helpers.grids import Grid
+
+_TRIES = 300
+_FIT = 0.98  # share of a body's volume that must lie where it is allowed to
+LOCATIONS = ("white matter", "brain")
+TAGS = ("label", "random", "none")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled experiment: its classes, and how to draw one subject's bodies.
+
+    ``draw(label, allowed, centers, grid, generator, **options)`` returns the bodies whose truth is
+    the disease and the bodies that are a shortcut.
+    """
+
+    classes: tuple[str, ...]
+    draw: Callable[..., tuple[list[Body], list[Body]]]
+
+
+def draw_lesions(
+    label: int,
+    white_matter: Float[Tensor, "1 x y z"],
+    brain: Float[Tensor, "1 x y z"],
+    *,
+    grid: Grid,
+    generator: torch.Generator,
+    radius_mm: float = 15.0,
+    lesions: int = 1,
+    opaque: bool = True,
+    intensity: float = 1.7,
+    location: str = "white matter",
+) -> tuple[list[Body], list[Body]]:
+    """Draw the lesions of one subject: healthy, or one of four shapes.
+
+    Parameters
+    ----------
+    label : int
+        0 is healthy; 1 to 4 are ball, cube, rod, shell.
+    white_matter, brain : tensor of shape (1, x, y, z)
+        Fraction of each voxel, 0 to 1.
+    radius_mm : float
+        Radius of the ball of the same volume, default 15 mm (14 ml).
+    lesions : int
+        Lesions per subject, all of the subject's shape, not touching each other.
+    opaque : bool
+        True replaces the tissue by ``intensity``; False multiplies the tissue by it.
+    intensity : float
+        Mean over subjects; one subject differs from it by 5 % (SD).
+    location : str
+        Where the centre lies: ``"white matter"`` or anywhere in the ``"brain"``. The whole body is
+        inside the brain either way.
+    """
+    if location not in LOCATIONS:
+        raise ValueError(f"unknown location {location!r}; there are {LOCATIONS}")
+    if not (radius_mm > 0 and intensity >= 0 and lesions >= 1):
+        raise ValueError(
+            "radius_mm must be above 0, intensity 0 or above and lesions 1 or more; "
+            f"got {radius_mm}, {intensity} and {lesions}"
+        )
+    centers = white_matter if location == "white matter" else brain
+    intensity = intensity * (1 + 0.05 * float(torch.randn(1, generator=generator)))
+    sham = int(torch.randint(len(SHAPES), (1,), generator=generator))
+    shape = list(SHAPES)[label - 1 if label > 0 else sham]
+    free, bodies = brain.clone(), []
+    for _ in range(lesions):
+        site = _find_site(centers, free, grid, generator, radius_mm)
+        body = Body(
+            shape=shape,
+            center_mm=site.center_mm,
+            rotation_deg=site.rotation_deg,
+            radius_mm=radius_mm,
+            intensity=intensity,
+            opaque=opaque,
+            visible=label > 0,
+        )
+        bodies.append(body)
+        for name in SHAPES:
+            free = free * (1 - body.as_shape(name).occupancy(grid))
+    return bodies, []
+
+
+def draw_shortcut(
+    label: int,
+    white_matter: Float[Tensor, "1 x y z"],
+    brain: Float[Tensor, "1 x y z"],
+    *,
+    grid: Grid,
+    generator: torch.Generator,
+    tag: str = "label",
+) -> tuple[list[Body], list[Body]]:
+    """Draw a disease that is hard to see, and a scanner tag that is easy to see.
+
+    The disease is one faint dark spot in the white matter. The tag is a bright marker beside the
+    left temple, as a capsule taped to the head would show.
+
+    Parameters
+    ----------
+    label : int
+        0 is control, 1 is patient.
+    tag : str
+        ``"label"``: patients carry the tag (the training set of a careless study). ``"random"``:
+        half of the subjects do, whatever their label. ``"none"``: nobody does.
+    """
+    if tag not in TAGS:
+        raise ValueError(f"unknown tag {tag!r}; there are {TAGS}")
+    site = _find_site(white_matter, brain, grid, generator, radius_mm=7.0)
+    coin = bool(torch.rand(1, generator=generator) < 0.5)
+    wobble_mm = 1.5 * torch.randn(3, generator=generator)
+    brightness = 1.5 + 0.1 * float(torch.randn(1, generator=generator))
+    spot = Body(
+        "ball", site.center_mm, site.rotation_deg, 7.0, 0.9, opaque=False, visible=label == 1
+    )
+    marker = Body(
+        "rod",
+        torch.tensor([-84.0, 10.0, -20.0]) + wobble_mm,
+        torch.zeros(3),
+        6.0,
+        brightness,
+        visible={"label": label == 1, "random": coin, "none": False}[tag],
+    )
+    return [spot], [marker]
+
+
+TASKS: dict[str, Task] = {
+    "lesion": Task(("healthy", *SHAPES), draw_lesions),
+    "shortcut": Task(("control", "patient"), draw_shortcut),
+}
+
+
+def _find_site(
+    centers: Tensor, free: Tensor, grid: Grid, generator: torch.Generator, radius_mm: float
+) -> Body:
+    """Draw a centre and a turn at which *every* shape fits into the free tissue.
+
+    Asking for one shape only would let the place tell the shape: a long rod fits in fewer places
+    than a ball.
+    """
+    candidates = torch.nonzero(centers[0] > 0.5)
+    if len(candidates) == 0:
+        raise ValueError("there is no tissue to place a lesion in; check the brain mask")
+    for _ in range(_TRIES):
+        pick = int(torch.randint(len(candidates), (1,), generator=generator))
+        within_voxel = torch.rand(3, generator=generator) - 0.5
+        center = torch.from_numpy(grid.millimetres(candidates[pick] + within_voxel)).float()
+        turn = 360 * torch.rand(3, generator=generator)
+        site = Body("ball", center, turn, radius_mm, 0.0)
+        if all(_share_inside(site.as_shape(name), free, grid) >= _FIT for name in SHAPES):
+            return site
+    raise ValueError(
+        f"found no place for a lesion of radius {radius_mm} mm in {_TRIES} tries; "
+        f"ask for smaller or fewer lesions"
+    )
+
+
+def _share_inside(body: Body, free: Tensor, grid: Grid) -> float:
+    box, occupancy = body.local_occupancy(grid)
+    return float((occupancy * free[0][box]).sum() / occupancy.sum().clamp_min(1e-6))

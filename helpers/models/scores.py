@@ -1,0 +1,110 @@
+"""How good a classifier is on people it has never seen, and how sure that is."""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from torch import Tensor, nn
+
+from helpers import grids
+from helpers.cohorts import Cohort
+
+
+def predict(
+    model: nn.Module, volumes: Float[Tensor, "subject 1 x y z"], *, batch_size: int = 16
+) -> Float[Tensor, "subject classes"]:
+    """Return the logits of each volume, on the CPU; the model's mode is left as it was.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, models
+    >>> cohort = cohorts.simulate("shortcut", subjects=2)
+    >>> tuple(models.predict(models.build("course"), cohort.volumes).shape)
+    (2, 2)
+    """
+    grids.check_volumes(volumes)
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = [model(part.to(device)).float().cpu() for part in volumes.split(batch_size)]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(logits)
+
+
+def scores(
+    probabilities: Float[Tensor, "subject classes"] | Float[np.ndarray, "subject classes"],
+    cohort: Cohort,
+    *,
+    name: str = "model",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return balanced accuracy and AUC with 95 % bootstrap intervals over subjects.
+
+    Parameters
+    ----------
+    probabilities : tensor of shape (subject, classes)
+        Anything that grows with the belief in a class; logits will do.
+    name : str
+        Goes into the column ``model``.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``model``, ``subjects``, ``balanced_accuracy``, ``balanced_accuracy_low``,
+        ``balanced_accuracy_high``, ``auc``, ``auc_low``, ``auc_high``. With more than two classes
+        the AUC is the mean of each class against the rest.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, models
+    >>> cohort = cohorts.simulate("shortcut", subjects=4)
+    >>> logits = models.predict(models.build("course"), cohort.volumes)
+    >>> len(models.scores(logits, cohort))
+    1
+    """
+    values = np.asarray(probabilities, dtype=float)
+    labels = cohort.labels.numpy()
+    if values.shape != (len(cohort), len(cohort.classes)):
+        raise ValueError(
+            f"expected one column a class and one row a subject, "
+            f"{(len(cohort), len(cohort.classes))}, got {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("the predictions hold NaN or infinite values")
+    estimate = _measure(labels, values)
+    draws = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
+    # A resample that misses a class says nothing about it.
+    present = len(np.unique(labels))
+    spread = np.array(
+        [
+            _measure(labels[draw], values[draw])
+            for draw in draws
+            if len(np.unique(labels[draw])) == present
+        ]
+    )
+    low, high = np.percentile(spread, [2.5, 97.5], axis=0)
+    row = {"model": name, "subjects": len(labels)}
+    for i, measure in enumerate(("balanced_accuracy", "auc")):
+        row |= {measure: estimate[i], f"{measure}_low": low[i], f"{measure}_high": high[i]}
+    return pd.DataFrame([row])
+
+
+def _measure(labels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    accuracy = balanced_accuracy_score(labels, values.argmax(1))
+    present = np.unique(labels)
+    if values.shape[1] == 2:
+        return accuracy, roc_auc_score(labels == 1, values[:, 1] - values[:, 0])
+    areas = [roc_auc_score(labels == k, _against_rest(values, k)) for k in present]
+    return accuracy, float(np.mean(areas))
+
+
+def _against_rest(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the log odds of class k: what a softmax over the logits would rank by."""
+    rest = np.delete(values, k, axis=1)
+    return values[:, k] - np.logaddexp.reduce(rest, axis=1)
