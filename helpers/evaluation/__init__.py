@@ -1,1 +1,5 @@
-"""evaluation."""
+"""Is the explanation right? Scores against the truth, as tidy tables."""
+
+from helpers.evaluation.localization import localization
+
+__all__ = ["localization"]

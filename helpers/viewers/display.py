@@ -100,7 +100,8 @@ _STYLE = """<style>
 .helpers-figure{max-width:100%;overflow:hidden}
 .helpers-figure:focus-visible{outline:2px solid currentColor;outline-offset:2px}
 .helpers-figure svg text{fill:currentColor!important}
-.helpers-figure .slider-label-group text{fill:transparent!important}
+.helpers-figure .slider-rail-rect{fill:rgba(128,132,140,.35)!important}
+.helpers-figure .slider-labels text{fill:transparent!important}
 .helpers-figure .updatemenu-item-rect{fill:var(--pst-color-surface,Canvas)!important}
 html[data-theme="dark"] .cell_output .text_html:has(.helpers-figure){
 background:transparent!important;color:var(--pst-color-text-base)!important;padding:0}
@@ -167,27 +168,38 @@ _SCRIPT = r"""function (box, figure) {
     event.preventDefault();
     steps([[key[0], (plot.layout.sliders[key[0]].active || 0) + key[1]]]);
   }
+  function put(path, value) {
+    var names = path.replace(/\[(\d+)\]/g, ".$1").split("."), last = names.pop();
+    var place = names.reduce(function (at, name) {
+      return at[name] === undefined ? (at[name] = {}) : at[name];
+    }, figure.layout);
+    place[last] = value;
+  }
   function draw() {
+    var changes = fitted();
+    Object.keys(changes).forEach(function (path) { put(path, changes[path]); });
     if (window.matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false;
-    window.Plotly.newPlot(plot, figure.data, figure.layout,
-      {displayModeBar: false, displaylogo: false}).then(function () {
-      return window.Plotly.relayout(plot, fitted());
-    }).then(function () {
+    // A fresh plot: a colour bar that is only turned by a relayout leaves its old ticks behind.
+    window.Plotly.purge(plot);
+    return window.Plotly.newPlot(plot, figure.data, figure.layout,
+      {displayModeBar: false, displaylogo: false});
+  }
+  function start() {
+    var width = box.clientWidth;
+    draw().then(function () {
       box.style.minHeight = "";
       box.dataset.ready = "1";
-      var width = box.clientWidth;
-      new ResizeObserver(function () {
-        if (box.clientWidth && box.clientWidth !== width) {
-          width = box.clientWidth;
-          window.Plotly.relayout(plot, fitted());
-        }
-      }).observe(box);
-      if (viewer && viewer.tiles) {
-        plot.addEventListener("pointerdown", pointed);
-        plot.addEventListener("pointermove", pointed);
-        box.addEventListener("keydown", pressed);
-      }
     });
+    new ResizeObserver(function () {
+      if (!box.clientWidth || box.clientWidth === width) return;
+      width = box.clientWidth;
+      draw();
+    }).observe(box);
+    if (viewer && viewer.tiles) {
+      plot.addEventListener("pointerdown", pointed);
+      plot.addEventListener("pointermove", pointed);
+      box.addEventListener("keydown", pressed);
+    }
   }
-  if (window.Plotly) draw(); else window.addEventListener("load", draw);
+  if (window.Plotly) start(); else window.addEventListener("load", start);
 }"""

@@ -133,6 +133,18 @@ def frame(grid: Grid, shown: Bool[np.ndarray, "x y z"]) -> Frame:
     return Frame(grid, tuple(low.tolist()), tuple(high.tolist()), side_mm, pixels)
 
 
+def union(parts: list[Frame]) -> Frame:
+    """Return one frame on the same grid that holds everything the parts hold."""
+    shown = np.zeros(parts[0].grid.shape, bool)
+    for part in parts:
+        low, high = (np.array(ends) for ends in (part.low, part.high))
+        # The margin that `frame` adds again is taken off, except at the edge of the grid.
+        low = np.where(low > 0, low + _MARGIN_VOXELS, low)
+        high = np.where(high < part.grid.shape, high - _MARGIN_VOXELS, high)
+        shown[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    return frame(parts[0].grid, shown)
+
+
 def content(volume: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
     """Return where there is something to see: more than 2 % of the strongest absolute value."""
     strength = np.abs(volume)

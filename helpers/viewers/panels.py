@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import plotly.graph_objects as go
 
+from helpers.viewers import style
+
 # Below this width, in CSS pixels, the narrow arrangement is used.
 NARROW_BELOW = 560
 # Width that the height is computed for where no script can adapt it.
@@ -46,7 +48,6 @@ def key(kind: str, index: int) -> str:
 
 def arrange(count: int, columns: int, *, gap: float = 0.008) -> Arrangement:
     """Put square panels in rows from the top left; ``gap`` is a share of the width."""
-    columns = min(columns, count)
     rows = -(-count // columns)
     side = (1 - (columns - 1) * gap) / columns
     ratio = rows * side + (rows - 1) * gap
@@ -97,6 +98,7 @@ def note(text: str, panel: int, *, x: float, y: float, **options) -> dict:
         "y": y,
         "showarrow": False,
         "font": {"size": 13, "color": LABEL},
+        "bgcolor": "rgba(0, 0, 0, 0.4)",
         **options,
     }
 
@@ -104,6 +106,37 @@ def note(text: str, panel: int, *, x: float, y: float, **options) -> dict:
 def lit(text: str) -> str:
     """Fix the colour of text on a black panel, which must not follow the page's theme."""
     return f'<span style="color:{LABEL}">{text}</span>'
+
+
+def add_color_bar(figure: go.Figure, name: str, limit: float) -> None:
+    """Add the overlay's scale, with a point that is nowhere: plotly draws scales only for data."""
+    marker = {"color": [0], "coloraxis": "coloraxis", "opacity": 0}
+    figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, hoverinfo="skip")
+    figure.layout.coloraxis = {
+        "cmin": -limit,
+        "cmax": limit,
+        "colorscale": style.colorscale(),
+        "colorbar": {
+            "title": {"text": name, "side": "top", "font": {"size": 13}},
+            "thickness": 14,
+            "outlinewidth": 0,
+            "tickfont": {"size": 12},
+            "nticks": 5,
+            "tickformat": ".2~g",
+        },
+    }
+
+
+def upright_bar() -> dict:
+    """Return the changes that put the colour bar into the right margin."""
+    place = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 0.5, "yanchor": "middle"}
+    return {f"coloraxis.colorbar.{name}": value for name, value in {**place, "len": 1}.items()}
+
+
+def flat_bar(*, x: float, y: float, length: float) -> dict:
+    """Return the changes that lay the colour bar at (x, y), its top centre, as shares."""
+    place = {"orientation": "h", "x": x, "xanchor": "center", "y": y, "yanchor": "top"}
+    return {f"coloraxis.colorbar.{name}": value for name, value in {**place, "len": length}.items()}
 
 
 def finish(

@@ -21,14 +21,14 @@ from helpers.viewers.frames import ACROSS, Frame
 def window(volume: Float[np.ndarray, "..."]) -> tuple[float, float]:
     """Return the intensities shown as black and white.
 
-    Black is 0, or the 0.5 percentile where that is negative; white the 99.8 percentile of the
-    voxels that are not 0.
+    Black is 0, or the 0.5 percentile where that is negative; white a tenth above the 99.8
+    percentile of the voxels that are not 0, so that bright tissue stays below white.
     """
     values = volume[volume != 0]
     if not len(values):
         return 0.0, 1.0
     low = min(0.0, float(np.percentile(volume, 0.5)))
-    high = float(np.percentile(values, 99.8))
+    high = low + 1.1 * (float(np.percentile(values, 99.8)) - low)
     return low, high if high > low else low + 1.0
 
 
@@ -126,6 +126,6 @@ def data_uri(picture: UInt8[np.ndarray, "row column ..."], quality: int | None =
 def webp(picture: UInt8[np.ndarray, "row column ..."], quality: int | None = 62) -> bytes:
     """Return a picture as the bytes of a WebP file."""
     file = io.BytesIO()
-    options = {"lossless": True} if quality is None else {"quality": quality, "alpha_quality": 70}
+    options = {"lossless": True} if quality is None else {"quality": quality, "alpha_quality": 20}
     Image.fromarray(picture).save(file, "WEBP", method=4, **options)
     return file.getvalue()

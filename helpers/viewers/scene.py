@@ -13,6 +13,8 @@ from helpers.viewers.frames import ACROSS, AXES, Frame
 
 Voxel = tuple[int, int, int]
 
+MINUS = "\N{MINUS SIGN}"
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -102,7 +104,7 @@ class Scene:
         for name, overlay in self.overlays.items():
             peak = np.unravel_index(np.abs(overlay).argmax(), overlay.shape)
             said.append(
-                f"Colour shows {name} from -{self.limits[name]:.3g} (blue) to "
+                f"Colour shows {name} from {MINUS}{self.limits[name]:.3g} (blue) to "
                 f"{self.limits[name]:.3g} (orange), strongest ({overlay[peak]:.3g}) at "
                 f"{place(self.frame.grid, peak)}."
             )
@@ -181,7 +183,7 @@ def scene(
 
 
 def place(grid: Grid, voxel) -> str:
-    """Write a voxel's position as ``x -12, y 4, z 20 mm``."""
+    """Write a voxel's position as ``x 12, y 4, z 20 mm``."""
     position = grid.millimetres(np.asarray(voxel, dtype=float))
     return ", ".join(f"{a} {number(mm)}" for a, mm in zip(AXES, position, strict=True)) + " mm"
 
@@ -189,7 +191,8 @@ def place(grid: Grid, voxel) -> str:
 def number(mm: float) -> str:
     """Write millimetres without a needless decimal, and never as minus zero."""
     rounded = round(float(mm), 1) + 0.0
-    return f"{rounded:.0f}" if rounded == int(rounded) else f"{rounded:.1f}"
+    written = f"{rounded:.0f}" if rounded == int(rounded) else f"{rounded:.1f}"
+    return written.replace("-", MINUS)
 
 
 def crosshair(frame: Frame, axis: int, voxel: Voxel) -> tuple[float, float]:

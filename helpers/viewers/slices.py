@@ -18,8 +18,9 @@ from helpers.viewers.frames import ACROSS, AXES, EDGES, PLANES, Frame
 from helpers.viewers.panels import Arrangement
 from helpers.viewers.scene import Scene, Voxel, crosshair, number, place, scene
 
-# Overlays are smoother than anatomy to the eye: half the pixels each way, a quarter of the bytes.
-_OVERLAY_SHRINK = 2
+# Colour needs less detail than grey: half the pixels each way are a quarter of the bytes. With
+# many maps in one figure it has to be a quarter each way.
+_FEW_OVERLAYS = 3
 _CROSSHAIR = {"color": "rgba(255,255,255,0.55)", "width": 1}
 
 
@@ -62,7 +63,7 @@ def slices(
         percentile of the absolute value over the voxels that are not 0, for each overlay.
     window : tuple of float, optional
         Intensities of the volume drawn black and white. Default: 0 (or the 0.5 percentile if that
-        is negative) and the 99.8 percentile of the voxels that are not 0.
+        is negative) and a tenth above the 99.8 percentile of the voxels that are not 0.
     position_mm : tuple of float, optional
         Where to start. Default: the middle of the mask, else the overlay's strongest voxel, else
         the middle of the brain.
@@ -126,7 +127,7 @@ def slices(
         }
     )
     if shown.overlays:
-        _add_color_bar(figure, shown)
+        panels.add_color_bar(figure, *next(iter(shown.limits.items())))
     for axis in range(3):
         figure.plotly_relayout(_move(shown.frame, axis, voxel[axis]))
     wide, narrow = _arrangements(shown, title)
@@ -142,7 +143,8 @@ def slices(
 
 def _images(shown: Scene) -> list[dict]:
     """Return the sprites, plane by plane within layer by layer: volume, overlays, outline."""
-    small = replace(shown.frame, pixels=max(shown.frame.pixels // _OVERLAY_SHRINK, 1))
+    shrink = 2 if len(shown.overlays) <= _FEW_OVERLAYS else 4
+    small = replace(shown.frame, pixels=max(shown.frame.pixels // shrink, 1))
     images = []
     for axis in range(3):
         images.append(_image(shown.frame, shown.frame, axis, shown.grey(axis)))
@@ -154,6 +156,9 @@ def _images(shown: Scene) -> list[dict]:
         for axis in range(3):
             painted = shown.outline(axis)
             images.append(_image(shown.frame, shown.frame, axis, painted, quality=None))
+    for i, image in enumerate(images):
+        # plotly.js knows images by place and size alone and drops all but one of equals.
+        image["x"] += i * 1e-6
     return images
 
 
@@ -197,12 +202,14 @@ def _crosshairs() -> list[dict]:
 
 def _labels() -> list[dict]:
     """Return the position label of each panel, then the letters at the panels' edges."""
-    top = {"xanchor": "left", "yanchor": "top", "borderpad": 5}
+    top = {"xanchor": "left", "yanchor": "top", "borderpad": 4}
     labels = [panels.note("", axis, x=0, y=1, **top) for axis in range(3)]
     for axis, (low, high) in enumerate(EDGES):
         for letter, x, anchor in ((low, 0, "left"), (high, 1, "right")):
             labels.append(
-                panels.note(f"<b>{letter}</b>", axis, x=x, y=0.5, xanchor=anchor, borderpad=6)
+                panels.note(
+                    f"<b>{letter}</b>", axis, x=x, y=0, xanchor=anchor, yanchor="bottom", borderpad=3
+                )
             )
     return labels
 
@@ -240,13 +247,18 @@ def _slider(frame: Frame, axis: int, voxel: Voxel) -> dict:
             }
             for v in range(frame.low[axis], frame.high[axis])
         ],
-        "currentvalue": {"prefix": f"{AXES[axis]} = ", "suffix": " mm", "font": {"size": 13}},
+        "currentvalue": {
+            "prefix": f"{AXES[axis]} = ",
+            "suffix": " mm",
+            "font": {"size": 13, "color": style.TEXT},
+        },
         "font": {"size": 1, "color": "rgba(0,0,0,0)"},  # no labels under the rail
         "ticklen": 0,
         "minorticklen": 0,
         "bgcolor": style.COLORS[0],
         "activebgcolor": style.COLORS[1],
         "bordercolor": style.GRID,
+        "borderwidth": 0,
         "xanchor": "left",
         "yanchor": "top",
         "y": 0,
@@ -296,63 +308,30 @@ def _choose(shown: Scene, chosen: str | None) -> dict:
     return {"method": "relayout", "label": chosen or "no map", "args": [changes]}
 
 
-def _add_color_bar(figure: go.Figure, shown: Scene) -> None:
-    """Add a point that is nowhere to be seen: plotly draws colour bars only for data."""
-    name, limit = next(iter(shown.limits.items()))
-    marker = {"color": [0], "coloraxis": "coloraxis", "opacity": 0}
-    figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, hoverinfo="skip")
-    figure.layout.coloraxis = {
-        "cmin": -limit,
-        "cmax": limit,
-        "colorscale": style.colorscale(),
-        "colorbar": {
-            "title": {"text": name, "font": {"size": 13}},
-            "thickness": 14,
-            "outlinewidth": 0,
-            "tickfont": {"size": 12},
-            "nticks": 5,
-            "tickformat": ".2~g",
-        },
-    }
-
-
 def _arrangements(shown: Scene, title: str | None) -> tuple[Arrangement, Arrangement]:
     wide, narrow = panels.arrange(3, 3), panels.arrange(3, 2, gap=0.015)
     top = 46 if title else 4
     menus = bool(shown.overlays) + (shown.mask is not None)
-    bar = "coloraxis.colorbar"
     wide.changes |= {
         "margin.l": 2,
         "margin.r": 74 if shown.overlays else 2,
         "margin.t": top,
-        "margin.b": 104 if menus else 62,
+        "margin.b": 94 if menus else 48,
     }
     narrow.changes |= {"margin.l": 2, "margin.r": 2, "margin.t": top, "margin.b": 186}
     for axis in range(3):
         low, high = wide.changes[f"{panels.key('x', axis)}.domain"]
-        wide.changes |= _slider_place(axis, x=low, length=high - low, top=6)
-        narrow.changes |= _slider_place(axis, x=0, length=1, top=4 + 60 * axis)
+        wide.changes |= _slider_place(axis, x=low, length=high - low, top=14)
+        narrow.changes |= _slider_place(axis, x=0, length=1, top=6 + 62 * axis)
+        wide.changes[f"sliders[{axis}].currentvalue.visible"] = False
+        narrow.changes[f"sliders[{axis}].currentvalue.visible"] = True
     for i in range(menus):
         spot = f"updatemenus[{i}]"
-        wide.changes |= {f"{spot}.x": i / 3 + 0.004, f"{spot}.y": 0, f"{spot}.pad.t": 66}
+        wide.changes |= {f"{spot}.x": i / 3 + 0.004, f"{spot}.y": 0, f"{spot}.pad.t": 52}
         narrow.changes |= {f"{spot}.x": 0.53, f"{spot}.y": 0.2 - 0.1 * i, f"{spot}.pad.t": 0}
     if shown.overlays:
-        wide.changes |= {
-            f"{bar}.orientation": "v",
-            f"{bar}.x": 1.01,
-            f"{bar}.xanchor": "left",
-            f"{bar}.y": 0.5,
-            f"{bar}.yanchor": "middle",
-            f"{bar}.len": 1,
-        }
-        narrow.changes |= {
-            f"{bar}.orientation": "h",
-            f"{bar}.x": 0.76,
-            f"{bar}.xanchor": "center",
-            f"{bar}.y": 0.46,
-            f"{bar}.yanchor": "top",
-            f"{bar}.len": 0.42,
-        }
+        wide.changes |= panels.upright_bar()
+        narrow.changes |= panels.flat_bar(x=0.76, y=0.46, length=0.4)
     return wide, narrow
 
 

@@ -1,0 +1,97 @@
+"""Does a map point to where the truth is?
+
+The sign of a map is ignored: a dark lesion makes negative gradients in the right place.
+
+References
+----------
+Zhang et al. (2018), Top-down neural attention by excitation backprop: the pointing game.
+Arras, Osman, Samek (2022), CLEVR-XAI: relevance mass and rank accuracy.
+"""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+
+def localization(
+    maps: Float[Tensor, "subject 1 x y z"],
+    truth: Bool[Tensor, "subject 1 x y z"],
+    *,
+    within: Bool[Tensor, "subject 1 x y z"] | None = None,
+) -> pd.DataFrame:
+    """Score maps against the planted truth, one row a subject.
+
+    Parameters
+    ----------
+    maps : tensor of shape (subject, 1, x, y, z)
+        Attribution maps; their absolute value is scored.
+    truth : boolean tensor of the same shape
+        Planted voxels, at least one a subject: leave out subjects without an effect.
+    within : boolean tensor of the same shape, optional
+        Voxels that count, for example the brain. Default all: then the empty background makes
+        every score look better.
+
+    Returns
+    -------
+    DataFrame
+        ``pointing_game``: 1 if the strongest voxel is true. ``voxel_auc``: chance that a true
+        voxel is stronger than another one; 0.5 is guessing. ``average_precision``: area under
+        precision and recall; guessing gives ``prevalence``. ``relevance_mass``: share of the
+        map's sum inside the truth. ``relevance_rank``: share of true voxels among the strongest
+        ones, as many as are true; this is also the Dice at matched area.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or a subject's truth is empty.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, evaluation
+    >>> patients = cohorts.simulate("shortcut", subjects=4)
+    >>> patients = patients[patients.labels == 1]
+    >>> perfect = patients.truth.mask.float()
+    >>> float(evaluation.localization(perfect, patients.truth.mask)["voxel_auc"].mean())
+    1.0
+    """
+    if maps.shape != truth.shape or (within is not None and within.shape != truth.shape):
+        shapes = [tuple(maps.shape), tuple(truth.shape)]
+        shapes += [] if within is None else [tuple(within.shape)]
+        raise ValueError(f"maps, truth and within need one shape, got {shapes}")
+    if not maps.isfinite().all():
+        raise ValueError("the maps hold NaN or infinite values")
+    rows = []
+    for i in range(len(maps)):
+        counted = np.ones(truth[i].shape, bool) if within is None else within[i].numpy()
+        strength = maps[i].abs().numpy()[counted]
+        true = truth[i].numpy()[counted]
+        if not true.any() or true.all():
+            raise ValueError(
+                f"the truth of subject {i} covers {true.sum()} of {true.size} voxels that count; "
+                f"score only subjects with an effect"
+            )
+        if strength.max() == 0:
+            warnings.warn(f"the map of subject {i} is zero everywhere", stacklevel=2)
+        rows.append(_score(strength, true))
+    return pd.DataFrame(rows)
+
+
+def _score(strength: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    empty = strength.max() == 0
+    # Ties count in part: a flat map scores as guessing does, whatever the order of its voxels.
+    cut = np.sort(strength)[-true.sum()]
+    above, tied = strength > cut, strength == cut
+    share = (true.sum() - above.sum()) / tied.sum()
+    strongest = strength == strength.max()
+    return {
+        "pointing_game": 0.0 if empty else float(true[strongest].mean()),
+        "voxel_auc": float(roc_auc_score(true, strength)),
+        "average_precision": float(average_precision_score(true, strength)),
+        "relevance_mass": 0.0 if empty else float(strength[true].sum() / strength.sum()),
+        "relevance_rank": float((true[above].sum() + share * true[tied].sum()) / true.sum()),
+        "prevalence": float(true.mean()),
+    }

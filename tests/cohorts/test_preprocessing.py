@@ -1,0 +1,306 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from helpers import anatomy, grids
+from helpers.cohorts import preprocessing
+from helpers.grids import Grid
+from helpers.runtime import generator
+
+GRID = grids.mni(4.0)
+# Odd voxels, unequal sides, an oblique head: nothing that a swapped axis could hide behind.
+NATIVE = Grid((83, 101, 90), [[2.3, 0, 0, -97], [0, 2.1, 0, -118], [0, 0, 2.2, -99], [0, 0, 0, 1]])
+# A lamp in the right hemisphere only.
+MARKER_MM = (40.0, -10.0, 20.0)
+
+
+def known_affine():
+    """Native millimetres to MNI millimetres: turned, sheared by unequal scaling, shifted."""
+    affine = np.eye(4)
+    turn = Rotation.from_euler("xyz", [8, -6, 7], degrees=True).as_matrix()
+    affine[:3, :3] = turn @ np.diag([1.12, 1.05, 1.08])
+    affine[:3, 3] = [9, -14, 11]
+    return affine
+
+
+def in_native(volume, source, *, nearest=False):
+    moved = Grid(source.shape, np.linalg.inv(known_affine()) @ source.affine)
+    return grids.resample(volume, moved, NATIVE, nearest=nearest)
+
+
+def write_las(path, data, grid, dtype):
+    """Save with the first axis running to the left and the axes in the order z, x, y."""
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = grid.shape[0] - 1
+    order = [2, 0, 1]
+    permute = np.eye(4)[:, [*order, 3]]
+    stored = np.transpose(data[::-1], order).astype(dtype)
+    image = nib.Nifti1Image(stored, grid.affine @ flip @ permute)
+    assert nib.aff2axcodes(image.affine) == ("S", "L", "A")
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    """A made brain with a lamp on its right, its mask, and a whole head around it."""
+    folder = tmp_path_factory.mktemp("subject")
+    brain = anatomy.template(grids.mni(2.0))
+    t1 = brain.t1[0].numpy().copy()
+    distance = np.linalg.norm(
+        brain.grid.centers_mm().numpy() - np.reshape(MARKER_MM, (3, 1, 1, 1)), axis=0
+    )
+    t1[distance < 8] = 2.5
+    mask = brain.mask[0].numpy()
+    bone = ndimage.binary_dilation(mask, iterations=4)
+    scalp = ndimage.binary_dilation(mask, iterations=7) & ~bone
+    head = np.where(scalp, 1.4, t1)
+    x, y, z = brain.grid.centers_mm().numpy()
+    head[((x / 45) ** 2 + ((y + 40) / 50) ** 2 < 1) & (z < -50) & ~bone] = 0.9
+    noise = torch.randn(NATIVE.shape, generator=generator(0)).numpy()
+    arrays = {
+        "T1w": 300 * in_native(t1, brain.grid) + 6 * noise,
+        "head": 300 * in_native(head.astype(np.float32), brain.grid) + 6 * noise,
+        "mask": in_native(mask.astype(np.float32), brain.grid, nearest=True),
+    }
+    return {
+        name: write_las(
+            folder / f"{name}.nii.gz",
+            np.clip(array, 0, None),
+            NATIVE,
+            np.uint8 if name == "mask" else np.int16,
+        )
+        for name, array in arrays.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def result(subject):
+    return preprocessing.preprocess(subject["T1w"], grid=GRID, mask=subject["mask"])
+
+
+def error_mm(found):
+    """Mean distance, over the template's brain, between where the two affines put a point."""
+    points = GRID.millimetres(np.argwhere(anatomy.template(GRID).mask[0].numpy()))
+    native = points @ np.linalg.inv(known_affine())[:3, :3].T
+    native += np.linalg.inv(known_affine())[:3, 3]
+    return np.linalg.norm(native @ found[:3, :3].T + found[:3, 3] - points, axis=1).mean()
+
+
+def test_known_affine_is_recovered(result):
+    _, report = result
+    assert error_mm(report.affine) < 1.0
+    assert report.dice > 0.95
+    assert report.correlation > 0.85
+    assert report.volume_ratio == pytest.approx(np.linalg.det(known_affine()[:3, :3]), rel=0.03)
+
+
+def test_left_stays_left(result):
+    volume, _ = result
+    brightest = np.unravel_index(int(volume[0].argmax()), GRID.shape)
+    assert np.abs(GRID.millimetres(brightest) - MARKER_MM).max() < 10
+
+
+def test_background_is_zero_and_median_one(result):
+    volume, _ = result
+    inside = volume > 0
+    assert volume.dtype == torch.float32
+    assert volume.shape == (1, *GRID.shape)
+    assert volume.min() == 0
+    assert volume[inside].median() == pytest.approx(1, abs=0.01)
+    template = anatomy.template(GRID)
+    assert float((inside & template.mask).sum() / (inside | template.mask).sum()) > 0.9
+
+
+def test_two_runs_give_the_same_bytes(subject, result):
+    volume, report = preprocessing.preprocess(subject["T1w"], grid=GRID, mask=subject["mask"])
+    assert torch.equal(volume, result[0])
+    assert np.array_equal(report.affine, result[1].affine)
+    assert report.metric == result[1].metric
+
+
+def test_whole_head_without_a_mask(subject):
+    volume, report = preprocessing.preprocess(subject["head"], grid=GRID)
+    assert error_mm(report.affine) < 3.0
+    assert report.dice is None
+    assert torch.equal(volume > 0, anatomy.template(GRID).mask & (volume > 0))
+
+
+def test_noise_is_no_brain():
+    noise = torch.rand((40, 44, 48), generator=generator(1)).numpy()
+    grid = Grid(noise.shape, np.diag([4.0, 4, 4, 1]))
+    with pytest.raises(preprocessing.BrokenScanError, match="registration to the template failed"):
+        preprocessing.preprocess((noise, grid), grid=grids.mni(8.0))
+
+
+def test_upside_down_header_is_noticed(subject):
+    data, grid = grids.read(subject["T1w"])
+    mask, _ = grids.read(subject["mask"])
+    turned = np.diag([1.0, 1, -1, 1]) @ grid.affine
+    data, mask = data[:, :, ::-1], mask[:, :, ::-1]  # the header still says "up"
+    wrong = Grid(grid.shape, np.diag([1.0, 1, -1, 1]) @ turned)
+    with pytest.raises(preprocessing.BrokenScanError, match="orientation in the header"):
+        preprocessing.preprocess((data, wrong), mask=(mask, wrong), grid=grids.mni(8.0))
+
+
+def test_interpolates_once(monkeypatch):
+    monkeypatch.setattr(preprocessing, "register", lambda *_, **__: (np.eye(4), 0.5))
+    monkeypatch.setattr(preprocessing, "correct_bias", lambda data, *_: data)
+    brain = anatomy.template(GRID)
+    sharp = brain.t1[0] * (1 + 0.2 * torch.rand(GRID.shape, generator=generator(2)))
+    volume, _ = preprocessing.preprocess(
+        (sharp.numpy(), GRID), grid=GRID, mask=(brain.mask[0].numpy(), GRID)
+    )
+    expected = preprocessing.standardise(sharp[None], brain.mask)
+    torch.testing.assert_close(volume, expected, atol=1e-4, rtol=0)
+
+
+def test_bias_field_is_removed():
+    brain = anatomy.template(GRID)
+    field = torch.linspace(0.7, 1.4, GRID.shape[2]).expand(GRID.shape)
+    corrected = preprocessing.correct_bias(
+        (100 * brain.t1[0] * field).numpy(), GRID, brain.mask[0].numpy()
+    )
+    inside = brain.mask[0].numpy()
+    ratio = corrected[inside] / (100 * brain.t1[0].numpy()[inside])
+    white = brain.tissues[1].numpy()[inside] > 0.8
+    assert ratio[white].std() / ratio[white].mean() < 0.06
+    assert field.numpy()[inside][white].std() / field.numpy()[inside][white].mean() > 0.1
+
+
+def test_standardise_works_by_volume():
+    volumes = torch.rand((3, 1, 5, 6, 7), generator=generator(3)) + 0.5
+    volumes[1] *= 40
+    mask = torch.zeros(5, 6, 7, dtype=torch.bool)
+    mask[1:4, 1:5, 1:6] = True
+    ready = preprocessing.standardise(volumes, mask)
+    assert (ready[..., ~mask] == 0).all()
+    medians = ready[..., mask].median(-1).values
+    torch.testing.assert_close(medians, torch.ones(3, 1))
+    torch.testing.assert_close(ready[1], preprocessing.standardise(volumes[1] / 40, mask))
+
+
+def test_standardise_follows_the_convention_of_the_template():
+    brain = anatomy.template(GRID)
+    torch.testing.assert_close(preprocessing.standardise(37 * brain.t1, brain.mask), brain.t1)
+
+
+def test_standardise_says_what_is_wrong():
+    volume = torch.ones(4, 5, 6)
+    with pytest.raises(preprocessing.BrokenScanError, match="mask is empty"):
+        preprocessing.standardise(volume, torch.zeros(4, 5, 6, dtype=torch.bool))
+    with pytest.raises(preprocessing.BrokenScanError, match="not z-scores"):
+        preprocessing.standardise(-volume, torch.ones(4, 5, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data.fill(np.nan), "NaN or infinite"),
+        (lambda data: data.fill(7), "constant"),
+    ],
+)
+def test_useless_scans(damage, message):
+    data = np.ones((16, 20, 24), np.float32)
+    damage(data)
+    with pytest.raises(preprocessing.BrokenScanError, match=message):
+        preprocessing.preprocess((data, Grid(data.shape, np.eye(4))))
+
+
+def test_slices_are_no_scan():
+    data = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
+    with pytest.raises(preprocessing.BrokenScanError, match="whole brain, not slices"):
+        preprocessing.preprocess((data, Grid(data.shape, np.eye(4))))
+
+
+def test_truncated_file(subject, tmp_path):
+    broken = tmp_path / "sub-1_T1w.nii.gz"
+    broken.write_bytes(subject["T1w"].read_bytes()[:20_000])
+    with pytest.raises(preprocessing.BrokenScanError, match="damaged or not a NIfTI"):
+        preprocessing.preprocess(broken)
+
+
+def test_mask_elsewhere(subject):
+    mask, grid = grids.read(subject["mask"])
+    far = grid.affine.copy()
+    far[0, 3] += 1000
+    with pytest.raises(preprocessing.BrokenScanError, match="mask is empty where the scan is"):
+        preprocessing.preprocess(subject["T1w"], mask=(mask, Grid(grid.shape, far)))
+
+
+@pytest.fixture()
+def counted(monkeypatch):
+    """Preprocessing without the registration; counts its calls."""
+    calls = []
+
+    def quick(scan, *, grid, mask=None):
+        calls.append(scan)
+        report = preprocessing.Report(np.eye(4), 0.5, None, 0.9, 1.2)
+        return anatomy.template(grid).t1, report
+
+    monkeypatch.setattr(preprocessing, "preprocess", quick)
+    return calls
+
+
+def test_cache_is_used_until_something_changes(counted, tmp_path):
+    scan, cache, grid = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "cache", grids.mni(8.0)
+    scan.write_bytes(b"a scan")
+    first, report = preprocessing.cached(scan, cache, grid=grid)
+    again, kept_report = preprocessing.cached(scan, cache, grid=grid)
+    assert len(counted) == 1
+    assert torch.equal(first, again)
+    assert json.loads(json.dumps(report)) == kept_report
+    preprocessing.cached(scan, cache, grid=grids.mni(4.0))
+    assert len(counted) == 2
+    scan.write_bytes(b"another scan")
+    preprocessing.cached(scan, cache, grid=grid)
+    assert len(counted) == 3
+    mask = tmp_path / "mask.nii.gz"
+    mask.write_bytes(b"a mask")
+    preprocessing.cached(scan, cache, grid=grid, mask=mask)
+    assert len(counted) == 4
+
+
+def test_killed_write_leaves_nothing_broken(counted, tmp_path, monkeypatch):
+    scan, cache, grid = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "cache", grids.mni(8.0)
+    scan.write_bytes(b"a scan")
+
+    def killed(image, path):
+        path.write_bytes(b"half a fi")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(nib, "save", killed)
+        preprocessing.cached(scan, cache, grid=grid)
+    assert list(cache.iterdir()) == []
+    preprocessing.cached(scan, cache, grid=grid)
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize("damage", ["volume cut", "report cut", "report lost"])
+def test_damaged_cache_is_made_again(counted, tmp_path, damage):
+    scan, cache, grid = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "cache", grids.mni(8.0)
+    scan.write_bytes(b"a scan")
+    first, report = preprocessing.cached(scan, cache, grid=grid)
+    (volume,), (sidecar,) = cache.glob("*.nii.gz"), cache.glob("*.json")
+    if damage == "report lost":
+        sidecar.unlink()
+    else:
+        file = volume if damage == "volume cut" else sidecar
+        file.write_bytes(file.read_bytes()[:30])
+    again, kept_report = preprocessing.cached(scan, cache, grid=grid)
+    assert len(counted) == 2
+    assert torch.equal(first, again)
+    assert kept_report == report
+
+
+def test_link_that_leads_nowhere(tmp_path):
+    link = tmp_path / "sub-1_T1w.nii.gz"
+    link.symlink_to(tmp_path / "never-fetched")
+    with pytest.raises(FileNotFoundError, match="leads nowhere"):
+        preprocessing.cached(link, tmp_path / "cache")
