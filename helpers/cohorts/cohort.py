@@ -176,3 +176,35 @@ class Cohort(Dataset):
                 part_of[members[low:high]] = part
         row_part = part_of[np.searchsorted(people, names)]
         return tuple(self[np.flatnonzero(row_part == part)] for part in range(len(fractions)))
+
+
+def concatenate(parts: Sequence[Cohort]) -> Cohort:
+    """Put cohorts of the same classes and grid one behind the other.
+
+    Parts with and without a truth do not mix: a missing truth is not an empty one.
+    """
+    first = parts[0]
+    if any(part.classes != first.classes or part.grid != first.grid for part in parts):
+        raise ValueError("cohorts can be put together only with the same classes and grid")
+    truths = [part.truth for part in parts]
+    if len({truth is None for truth in truths}) > 1:
+        raise ValueError("some of the cohorts have a planted truth and some have none")
+    return Cohort(
+        volumes=torch.cat([part.volumes for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        classes=first.classes,
+        participants=pd.concat([part.participants for part in parts]),
+        grid=first.grid,
+        truth=None if first.truth is None else _concatenate_truths(truths),
+        parameters=None
+        if any(part.parameters is None for part in parts)
+        else [parameters for part in parts for parameters in part.parameters],
+    )
+
+
+def _concatenate_truths(truths: list[Truth]) -> Truth:
+    joined = {}
+    for name in ("mask", "site", "shortcut", "log_expansion"):
+        values = [getattr(truth, name) for truth in truths]
+        joined[name] = None if any(v is None for v in values) else torch.cat(values)
+    return Truth(**joined)

@@ -1,0 +1,70 @@
+import json
+import pickle
+
+import pytest
+import torch
+
+from helpers import cohorts, models
+
+TASKS = ["lesion", "shortcut"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_card_tells_the_truth(task):
+    """Make the held-out cohort again from its seed, and find the card's scores again."""
+    model = models.pretrained(task)
+    assert not model.training
+    for name, entry in model.card["held_out"].items():
+        cohort = cohorts.simulate(subjects=entry["subjects"], **entry["cohort"])
+        found = models.scores(models.predict(model, cohort.volumes), cohort).iloc[0]
+        # Another processor rounds differently and may turn one subject over.
+        slack = 1.5 / entry["subjects"] * len(cohort.classes)
+        assert found["balanced_accuracy"] == pytest.approx(entry["balanced_accuracy"], abs=slack), (
+            name
+        )
+        assert found["auc"] == pytest.approx(entry["auc"], abs=0.01), name
+
+
+def test_the_goals_are_met():
+    lesion = models.pretrained("lesion").card["held_out"]["lesion"]
+    assert lesion["balanced_accuracy"] >= 0.95
+    shortcut = models.pretrained("shortcut").card["held_out"]
+    assert shortcut["tag goes with the label"]["balanced_accuracy"] >= 0.95
+    assert shortcut["tag given by coin"]["balanced_accuracy"] <= 0.60
+    assert shortcut["nobody has a tag"]["balanced_accuracy"] <= 0.60
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cards_are_complete_and_weights_small(task):
+    assert (models.WEIGHTS / f"{task}.safetensors").stat().st_size < 3_000_000
+    card = json.loads((models.WEIGHTS / f"{task}.json").read_text())
+    assert {"task", "network", "classes", "training", "held_out", "command"} <= card.keys()
+    seeds = {card["training"]["seed"], *(e["cohort"]["seed"] for e in card["held_out"].values())}
+    assert len(seeds) >= 2  # nobody is in both
+
+
+def test_saving_and_loading(tmp_path):
+    model = models.build("course", 2, seed=4)
+    card = {"network": "course", "classes": ["a", "b"], "shape": [48, 56, 48]}
+    models.save_pretrained(model, "mine", card, folder=tmp_path)
+    loaded = models.pretrained("mine", folder=tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+
+
+def test_bad_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"no pretrained weights for 'age'; there are \['lesion'"):
+        models.pretrained("age")
+    model = models.build("course", 2)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(pickle.dumps(model.state_dict()))
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        models.load_weights(model, path)
+    whole = (models.WEIGHTS / "lesion.safetensors").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        models.load_weights(model, path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"made for another network: .*'classifier.bias'"):
+        models.load_weights(model, models.WEIGHTS / "lesion.safetensors")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

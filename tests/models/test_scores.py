@@ -1,0 +1,73 @@
+"""Oracle: scikit-learn on the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from helpers import cohorts, grids, models
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return cohorts.simulate("lesion", subjects=40, grid=grids.mni(8.0))
+
+
+def test_scores_equal_scikit_learn(cohort):
+    logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    logits[torch.arange(40), cohort.labels] += 1
+    row = models.scores(logits, cohort).iloc[0]
+    labels = cohort.labels.numpy()
+    assert row["balanced_accuracy"] == balanced_accuracy_score(labels, logits.argmax(1))
+    expected = roc_auc_score(labels, logits.softmax(1).numpy(), multi_class="ovr")
+    assert row["auc"] == pytest.approx(expected, abs=1e-6)
+    assert row["balanced_accuracy_low"] < row["balanced_accuracy"] < row["balanced_accuracy_high"]
+    assert row["auc_low"] < row["auc"] < row["auc_high"]
+
+
+def test_interval_covers_the_truth_about_95_times_in_100(cohort):
+    """A coin that is right 70 % of the time: the interval must know it."""
+    two = cohorts.simulate("shortcut", subjects=60, grid=grids.mni(8.0))
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(100):
+        right = generator.random(60) < 0.7
+        chosen = np.where(right, two.labels.numpy(), 1 - two.labels.numpy())
+        row = models.scores(np.eye(2)[chosen], two, resamples=200, seed=seed).iloc[0]
+        covered += row["balanced_accuracy_low"] <= 0.7 <= row["balanced_accuracy_high"]
+    assert 88 <= covered <= 100
+
+
+def test_predict_leaves_the_mode_and_batches_do_not_matter(cohort):
+    model = models.build("course", 5)
+    model.train()
+    model.block2.eval()
+    modes = [module.training for module in model.modules()]
+    one = models.predict(model, cohort.volumes[:7], batch_size=3)
+    assert [module.training for module in model.modules()] == modes
+    torch.testing.assert_close(one, models.predict(model, cohort.volumes[:7], batch_size=7))
+
+
+def test_bad_predictions(cohort):
+    with pytest.raises(ValueError, match=r"\(40, 5\), got \(40, 2\)"):
+        models.scores(torch.rand(40, 2), cohort)
+    with pytest.raises(ValueError, match="NaN"):
+        models.scores(torch.full((40, 5), float("nan")), cohort)
+
+
+def test_baselines_find_what_is_there_and_nothing_else():
+    """Brain volume predicts a label made from brain volume, and not a coin."""
+    from dataclasses import replace
+
+    cohort = cohorts.simulate("lesion", subjects=80, grid=grids.mni(8.0), seed=3)
+    litres = (cohort.volumes != 0).flatten(1).sum(1).float()
+    by_size = replace(cohort, labels=(litres > litres.median()).long(), classes=("small", "large"))
+    train, test = by_size.split([0.5, 0.5])
+    table = models.baselines(train, test).set_index("model")
+    assert table.loc["brain volume", "balanced_accuracy"] > 0.85
+    coin = torch.randint(2, (80,), generator=torch.Generator().manual_seed(0))
+    train, test = replace(by_size, labels=coin).split([0.5, 0.5])
+    table = models.baselines(train, test).set_index("model")
+    assert (table["balanced_accuracy_low"] < 0.5).all()
+    with pytest.raises(ValueError, match="same classes and the same grid"):
+        models.baselines(train, cohort)

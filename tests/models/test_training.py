@@ -1,0 +1,167 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from helpers import cohorts, grids, models
+from helpers.models import training
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return cohorts.simulate("shortcut", subjects=24, grid=grids.mni(8.0))
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def fit(cohort, seed=0, model_seed=0, **options):
+    model = models.build("liu2021", 2, cohort.grid.shape, seed=model_seed)
+    options = {"epochs": 3, "batch_size": 8, "progress": False, **options}
+    history = models.train(model, cohort, seed=seed, **options)
+    return model, history
+
+
+def test_training_learns_the_tag_and_is_reproducible(cohort):
+    model, history = fit(cohort, epochs=8)
+    assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
+    assert not model.training
+    again, _ = fit(cohort, epochs=8)
+    assert torch.equal(weights(model), weights(again))
+    other, _ = fit(cohort, epochs=8, seed=1)
+    assert not torch.equal(weights(model), weights(other))
+
+
+def test_resuming_after_a_kill_gives_the_uninterrupted_run(cohort, tmp_path, monkeypatch):
+    options = {"epochs": 4, "validation": cohort, "augment": models.flips}
+    whole, history = fit(cohort, **options)
+    path = tmp_path / "run.safetensors"
+    real_save = training._save_checkpoint
+
+    def killed_after_two_epochs(*arguments):
+        real_save(*arguments)
+        if len(arguments[4]) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save_checkpoint", killed_after_two_epochs)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cohort, checkpoint=path, **options)
+    monkeypatch.setattr(training, "_save_checkpoint", real_save)
+    # A model with other starting weights shows that the checkpoint's are used.
+    resumed, resumed_history = fit(cohort, checkpoint=path, model_seed=9, **options)
+    assert torch.equal(weights(whole), weights(resumed))
+    columns = ["loss", "accuracy", "validation_loss"]
+    assert resumed_history[columns].equals(history[columns])
+
+
+def test_a_foreign_or_damaged_checkpoint_is_refused(cohort, tmp_path):
+    path = tmp_path / "run.safetensors"
+    fit(cohort, epochs=1, checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to a run with .*'epochs': 1"):
+        fit(cohort, epochs=2, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="is not a checkpoint of this course"):
+        fit(cohort, epochs=1, checkpoint=path)
+
+
+def test_the_best_epoch_is_kept_and_patience_stops(cohort):
+    # A validation set with swapped labels gets worse with every epoch of learning.
+    swapped = replace(cohort, labels=1 - cohort.labels)
+    model, history = fit(cohort, epochs=12, validation=swapped, patience=3)
+    best = history["validation_loss"].idxmin()
+    assert len(history) == best + 1 + 3 < 12
+    logits = models.predict(model, swapped.volumes)
+    loss = torch.nn.functional.cross_entropy(logits, swapped.labels)
+    assert float(loss) == pytest.approx(history["validation_loss"][best], rel=1e-3)
+
+
+def test_flips_mirror_whole_volumes():
+    volumes = torch.rand(16, 1, 3, 4, 5)
+    flipped = models.flips(volumes, torch.Generator().manual_seed(0))
+    options = [
+        volumes.flip([d for d, on in zip((2, 3, 4), bits, strict=True) if on])
+        for bits in torch.cartesian_prod(*[torch.tensor([0, 1])] * 3).tolist()
+    ]
+    used = set()
+    for i in range(16):
+        matches = [k for k, option in enumerate(options) if torch.equal(flipped[i], option[i])]
+        assert len(matches) == 1
+        used |= set(matches)
+    assert len(used) >= 4
+
+
+def test_bad_requests(cohort):
+    with pytest.raises(ValueError, match="at least two classes"):
+        fit(cohort[cohort.labels == 0])
+    with pytest.raises(ValueError, match="patience needs a validation cohort"):
+        fit(cohort, patience=2)
+    with pytest.raises(ValueError, match="batch_size between 1 and 24 subjects, got 3 and 25"):
+        fit(cohort, batch_size=25)
+    with pytest.raises(ValueError, match="the loss became nan in epoch 1; lower the learning"):
+        fit(cohort, learning_rate=1e12, epochs=3)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from helpers import cohorts, grids, models
+from helpers.models import training
+
+torch.set_num_threads(1)
+cohort = cohorts.simulate("shortcut", subjects=24, grid=grids.mni(8.0))
+model = torch.nn.Sequential(  # no BatchNorm: its statistics are those of each process's share
+    torch.nn.Conv3d(1, 4, 3, stride=2), torch.nn.ReLU(), torch.nn.Flatten(),
+    torch.nn.Linear(4 * 11 * 13 * 11, 2),
+)
+with torch.no_grad():
+    for i, p in enumerate(model.parameters()):
+        p.copy_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+history = models.train(model, cohort, epochs=3, batch_size=8, learning_rate=1e-3, progress=False)
+fabric_rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+if fabric_rank == 0:
+    torch.save({"weights": [p.detach() for p in model.parameters()],
+                "loss": history["loss"].tolist(),
+                "accuracy": history["accuracy"].tolist()}, sys.argv[1])
+"""
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(TWO_PROCESSES)
+    results = []
+    for name, launcher in (
+        ("one", [sys.executable]),
+        (
+            "two",
+            [
+                str(Path(sys.executable).parent / "fabric"),
+                "run",
+                "--accelerator=cpu",
+                "--devices=2",
+                "--strategy=ddp",
+            ],
+        ),
+    ):
+        target = tmp_path / f"{name}.pt"
+        done = subprocess.run(
+            [*launcher, str(script), str(target)], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(torch.load(target, weights_only=True))
+    one, two = results
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["accuracy"] == pytest.approx(one["accuracy"])
+    for a, b in zip(one["weights"], two["weights"], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_checkpoints_hold_no_pickle(cohort, tmp_path):
+    path = tmp_path / "run.safetensors"
+    fit(cohort, epochs=1, checkpoint=path)
+    assert safetensors.torch.load_file(path)
+    assert not list(tmp_path.glob(".unfinished*"))

@@ -1,0 +1,129 @@
+"""Oracles: MONAI's Warp and DVF2DDF, and closed forms for scaling, rotation and translation."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.networks.blocks import DVF2DDF, Warp
+
+from helpers import fields
+
+SHAPE = (16, 20, 24)
+
+
+def smooth_field(seed, size=2.0, subjects=2):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(subjects, 3, 4, 5, 6, generator=generator)
+    return size * F.interpolate(points, SHAPE, mode="trilinear", align_corners=True)
+
+
+@pytest.fixture
+def volumes():
+    return torch.rand(2, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def test_zero_field_is_the_identity(volumes):
+    torch.testing.assert_close(fields.warp(volumes, torch.zeros(2, 3, *SHAPE)), volumes)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_channel_i_pulls_along_axis_i(volumes, axis):
+    displacement = torch.zeros(2, 3, *SHAPE)
+    displacement[:, axis] = 2
+    warped = fields.warp(volumes, displacement)
+    length = SHAPE[axis] - 2
+    torch.testing.assert_close(
+        warped.narrow(axis + 2, 0, length), volumes.narrow(axis + 2, 2, length)
+    )
+    # Beyond the border the border goes on.
+    torch.testing.assert_close(
+        warped.narrow(axis + 2, length, 2),
+        volumes.narrow(axis + 2, SHAPE[axis] - 1, 1).expand_as(warped.narrow(axis + 2, length, 2)),
+    )
+
+
+def test_warp_and_integration_equal_monai(volumes):
+    displacement = smooth_field(1)
+    oracle = Warp(mode="bilinear", padding_mode="border")(volumes, displacement)
+    torch.testing.assert_close(fields.warp(volumes, displacement), oracle, atol=1e-4, rtol=1e-4)
+    oracle = DVF2DDF(num_steps=6, mode="bilinear", padding_mode="border")(displacement)
+    ours = fields.integrate_velocity(displacement, steps=6)
+    torch.testing.assert_close(ours, oracle, atol=1e-4, rtol=1e-4)
+
+
+def test_compose_is_first_then_second():
+    x = torch.arange(SHAPE[0], dtype=torch.float32).view(1, 1, -1, 1, 1).expand(1, 1, *SHAPE)
+    first, second = smooth_field(2, subjects=1), smooth_field(3, subjects=1)
+    once = fields.warp(x, fields.compose(first, second))
+    twice = fields.warp(fields.warp(x, first), second)
+    inside = (..., slice(5, -5), slice(5, -5), slice(5, -5))  # a linear ramp blurs nowhere else
+    torch.testing.assert_close(once[inside], twice[inside], atol=0.1, rtol=0.05)
+    swapped = fields.warp(x, fields.compose(second, first))
+    assert (swapped - twice)[inside].abs().max() > 0.3
+
+
+def test_compose_affine_equals_compose():
+    matrix = torch.eye(4)
+    matrix[:3, :3] = fields.rotation(torch.tensor([0.05, -0.1, 0.15])) * 1.05
+    matrix[:3, 3] = torch.tensor([0.5, -0.3, 0.2])
+    second = smooth_field(4, size=0.5)
+    alone = fields.compose_affine(matrix, torch.zeros_like(second))
+    inside = (..., slice(3, -3), slice(3, -3), slice(3, -3))
+    torch.testing.assert_close(
+        fields.compose_affine(matrix, second)[inside],
+        fields.compose(alone, second)[inside],
+        atol=1e-3,
+        rtol=1e-3,
+    )
+
+
+def test_jacobian_of_scaling_and_rotation():
+    scaling = torch.diag(torch.tensor([1.1, 0.9, 1.3, 1.0]))
+    zero = torch.zeros(1, 3, *SHAPE)
+    determinant = fields.jacobian_determinant(fields.compose_affine(scaling, zero))
+    torch.testing.assert_close(determinant, torch.full((1, *SHAPE), 1.1 * 0.9 * 1.3))
+    turn = torch.eye(4)
+    turn[:3, :3] = fields.rotation(torch.tensor([0.3, -0.5, 0.2]))
+    determinant = fields.jacobian_determinant(fields.compose_affine(turn, zero))
+    torch.testing.assert_close(determinant, torch.ones(1, *SHAPE), atol=1e-4, rtol=0)
+
+
+def test_growing_ventricle_has_positive_log_expansion():
+    """The sign that everything later stands on: what looks bigger in the new image is positive."""
+    center = torch.tensor([8.0, 10.0, 12.0]).view(1, 3, 1, 1, 1)
+    offset = fields.identity(SHAPE) - center
+    distance = offset.norm(dim=1, keepdim=True)
+    ventricle = torch.sigmoid((4 - distance) * 3)
+    # Pull: to make it bigger, look nearer to the centre.
+    displacement = -0.25 * offset * torch.exp(-((distance / 5) ** 2))
+    grown = fields.warp(ventricle, displacement)
+    assert grown.sum() > 1.2 * ventricle.sum()
+    assert fields.log_expansion(displacement)[0, 0, 8, 10, 12] == pytest.approx(
+        -3 * math.log(0.75), abs=0.15
+    )
+
+
+def test_integrated_velocity_does_not_fold_and_inverts():
+    velocity = smooth_field(5, size=2.0)
+    forward = fields.integrate_velocity(velocity)
+    assert fields.jacobian_determinant(forward).min() > 0
+    there_and_back = fields.compose(forward, fields.integrate_velocity(-velocity))
+    inside = (..., slice(5, -5), slice(5, -5), slice(5, -5))
+    assert there_and_back[inside].abs().max() < 0.15 * forward[inside].abs().max()
+
+
+def test_resize_keeps_the_deformation():
+    field = smooth_field(6)
+    fine_shape = tuple(2 * n - 1 for n in SHAPE)
+    fine = fields.resize(field, fine_shape)
+    torch.testing.assert_close(fine[..., ::2, ::2, ::2], 2 * field)
+    torch.testing.assert_close(fields.resize(fine, SHAPE), field)
+
+
+def test_bad_fields():
+    volumes = torch.rand(2, 1, *SHAPE)
+    with pytest.raises(ValueError, match=r"expected a displacement with the axes \(subject, 3"):
+        fields.warp(volumes, torch.zeros(2, 2, *SHAPE))
+    with pytest.raises(ValueError, match="2 volumes, but 1 displacement"):
+        fields.warp(volumes, torch.zeros(1, 3, *SHAPE))
