@@ -1,5 +1,7 @@
 """Look inside 3D CNNs trained on brain MRI. The map of the package, from the roof to the ground.
 
+exercises
+    Checks for the exercises of the chapters.
 viewers
     Pictures: three planes with an overlay, interactive on a static page.
 evaluation
