@@ -15,6 +15,7 @@ from torch import Tensor
 
 from helpers import fields
 from helpers.anatomy import Anatomy
+from helpers.cohorts.preprocessing import standardise
 from helpers.grids import Grid
 
 _HEAD_CENTER_MM = (0.0, -18.0, 12.0)
@@ -117,23 +118,6 @@ def acquire(
     noise_stream = torch.Generator().manual_seed(variation.noise_seed)
     noise = variation.noise * torch.randn(clean.shape, generator=noise_stream)
     return torch.where(mask, clean * log_bias[0].exp() + noise, clean)
-
-
-def standardise(
-    volume: Float[Tensor, "*batch x y z"], mask: Bool[Tensor, "*batch x y z"]
-) -> Float[Tensor, "*batch x y z"]:
-    """Set the background to 0 and the median of the brain to 1.
-
-    Only a division, so that zero stays the background: zero padding and zero occlusion then add no
-    border. For a scan with a lesion, use it before planting; else the lesion shifts every voxel.
-    """
-    inside = volume[mask]
-    if inside.numel() == 0:
-        raise ValueError("the brain mask is empty; check the mask or the registration")
-    median = inside.median()
-    if not median > 0:
-        raise ValueError(f"the median inside the brain is {float(median):.3g}; expected it above 0")
-    return torch.where(mask, volume / median, 0.0)
 
 
 def _pose(variation: Variation, grid: Grid) -> Float[Tensor, "4 4"]:

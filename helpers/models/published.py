@@ -21,9 +21,9 @@ class Kan2020(nn.Module):
         features = shape
         for _ in range(3):
             features = _shrink(_shrink(features, 3), 2, stride=2)
-        self.block1 = _unpadded_block(1, 32)
-        self.block2 = _unpadded_block(32, 64)
-        self.block3 = _unpadded_block(64, 128)
+        self.block1 = _block(1, 32)
+        self.block2 = _block(32, 64)
+        self.block3 = _block(64, 128)
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(128 * _voxels(features, "kan2020", shape), classes)
@@ -44,10 +44,10 @@ class Liu2021(nn.Module):
         features = shape
         for _ in range(4):
             features = _shrink(features, 2, stride=2)
-        self.block1 = _padded_block(1, 16)
-        self.block2 = _padded_block(16, 32)
-        self.block3 = _padded_block(32, 64)
-        self.block4 = _padded_block(64, 16)
+        self.block1 = _block(1, 16, padding=1)
+        self.block2 = _block(16, 32, padding=1)
+        self.block3 = _block(32, 64, padding=1)
+        self.block4 = _block(64, 16, padding=1)
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(0.05)
         self.hidden = nn.Linear(16 * _voxels(features, "liu2021", shape), 64)
@@ -96,18 +96,9 @@ class Eitel2022(nn.Module):
         return self.classifier(self.elu(self.hidden(self.flatten(features))))
 
 
-def _unpadded_block(channels_in: int, channels_out: int) -> nn.Sequential:
+def _block(channels_in: int, channels_out: int, padding: int = 0) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(channels_in, channels_out, 3),
-        nn.BatchNorm3d(channels_out),
-        nn.ReLU(),
-        nn.MaxPool3d(2),
-    )
-
-
-def _padded_block(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(channels_in, channels_out, 3, padding=1),
+        nn.Conv3d(channels_in, channels_out, 3, padding=padding),
         nn.BatchNorm3d(channels_out),
         nn.ReLU(),
         nn.MaxPool3d(2),
