@@ -46,7 +46,7 @@ def read(folder: Path, *, required: bool) -> pd.DataFrame | None:
             f"{path} has the columns {list(table.columns)}; expected participant_id, and tabs "
             f"between the columns"
         )
-    table = table.apply(lambda column: column.str.strip())
+    table = table.fillna("").apply(lambda column: column.str.strip())
     ids = table["participant_id"]
     table["participant_id"] = ids.where(ids.str.startswith("sub-"), "sub-" + ids)
     duplicates = table.loc[table["participant_id"].duplicated(), "participant_id"]

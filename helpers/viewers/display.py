@@ -13,6 +13,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.io.base_renderers import MimetypeRenderer
 
+from helpers.viewers.panels import NARROW_BELOW
+
 STATIC_VARIABLE = "HELPERS_STATIC_SITE"
 RENDERER = "helpers_static"
 
@@ -80,12 +82,13 @@ def to_html(figure: go.Figure) -> str:
     height = int(figure.layout.height or 450)
     # "</" inside a string would end the script element.
     spec = pio.to_json(figure, validate=False).replace("</", "<\\/")
+    script = _SCRIPT.replace("NARROW", str(NARROW_BELOW))
     label = html.escape(" ".join(alt.split()), quote=True)
     return (
         f'<div class="helpers-figure" role="img" aria-label="{label}" tabindex="0" '
         f'style="min-height:{height}px">{_STYLE}<noscript>{label}</noscript>'
         f'<div class="helpers-plot"></div><script type="text/javascript">'
-        f"({_SCRIPT})(document.currentScript.parentNode, {spec});</script></div>"
+        f"({script})(document.currentScript.parentNode, {spec});</script></div>"
     )
 
 
@@ -110,8 +113,9 @@ background:transparent!important;color:var(--pst-color-text-base)!important;padd
 _SCRIPT = r"""function (box, figure) {
   var plot = box.querySelector(".helpers-plot"), viewer = (figure.layout.meta || {}).viewer;
   var title = (figure.layout.title || {}).text, top = (figure.layout.margin || {}).t;
+  var legend = figure.layout.legend || {};
   function wrapped(width) {
-    var lines = [""], most = Math.max(16, width / 8.6);
+    var lines = [""], most = Math.max(16, (viewer ? width : width - 80) / 8.6);
     title.split(" ").forEach(function (word) {
       var last = lines[lines.length - 1];
       if (last && (last + " " + word).length > most) lines.push(word);
@@ -122,8 +126,12 @@ _SCRIPT = r"""function (box, figure) {
   function fitted() {
     var width = box.clientWidth || 800, changes = {width: width};
     if (viewer) {
-      var way = width < viewer.narrow_below ? viewer.narrow : viewer.wide;
+      var way = width < NARROW ? viewer.narrow : viewer.wide;
       Object.assign(changes, way.layout);
+    }
+    if (!viewer && legend.x === undefined) {
+      var below = {orientation: "h", x: 0, y: -0.2, yanchor: "top"};
+      changes.legend = width < NARROW ? Object.assign({}, legend, below) : legend;
     }
     if (title && title.indexOf("<") < 0) {
       var lines = wrapped(width), own = viewer ? changes["margin.t"] : top === undefined ? 56 : top;
@@ -147,10 +155,12 @@ _SCRIPT = r"""function (box, figure) {
     return window.Plotly.relayout(plot, changes);
   }
   function pointed(event) {
-    if (event.type === "pointermove" && (event.pointerType !== "mouse" || event.buttons !== 1)) return;
+    var drags = event.pointerType === "mouse" && event.buttons === 1;
+    if (event.type === "pointermove" && !drags) return;
     var edge = plot.getBoundingClientRect(), full = plot._fullLayout;
     for (var panel = 0; panel < 3; panel++) {
-      var x = full["xaxis" + (panel ? panel + 1 : "")], y = full["yaxis" + (panel ? panel + 1 : "")];
+      var number = panel ? panel + 1 : "";
+      var x = full["xaxis" + number], y = full["yaxis" + number];
       var across = (event.clientX - edge.left - x._offset) / x._length;
       var up = 1 - (event.clientY - edge.top - y._offset) / y._length;
       if (across < 0 || across > 1 || up < 0 || up > 1) continue;

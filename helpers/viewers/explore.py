@@ -6,9 +6,9 @@ once for the first subject and returns a figure of `helpers.viewers.slices`, who
 need no kernel.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import SupportsFloat
 
 import ipywidgets as widgets
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from helpers.cohorts import Cohort
 from helpers.grids import Grid
 from helpers.viewers import display, rendering
-from helpers.viewers.frames import AXES
+from helpers.viewers.frames import AXES, EDGES
 from helpers.viewers.scene import Scene, crosshair, number, scene
 from helpers.viewers.slices import slices
 
@@ -37,7 +37,7 @@ def explore(
     grid: Grid | None = None,
     classes: Sequence[str] | None = None,
     subject: int = 0,
-    position_mm: tuple[float, float, float] | None = None,
+    position_mm: Sequence[SupportsFloat] | np.ndarray | None = None,
     title: str | None = None,
 ) -> widgets.Widget | go.Figure:
     """Look through volumes and ask a network about them.
@@ -58,7 +58,7 @@ def explore(
         Names of the classes, default the cohort's.
     subject : int
         Whom to start with.
-    position_mm : tuple of float, optional
+    position_mm : three numbers, optional
         Where to start; default as in `slices`.
     title : str, optional
 
@@ -214,16 +214,15 @@ class Browser(widgets.VBox):
             overlay = self._asked.map(subject, self.method.value, self.target.value)
         mask = None if self._masks is None else self._masks[subject]
         first = self._scene is None
-        with warnings.catch_warnings():
-            if mask is not None and not mask.any():
-                mask = None
-            self._scene, voxel = scene(
-                self._asked.volumes[subject],
-                overlay,
-                grid=self._grid,
-                mask=mask,
-                position_mm=self._position_mm,
-            )
+        if mask is not None and not mask.any():
+            mask = None
+        self._scene, voxel = scene(
+            self._asked.volumes[subject],
+            overlay,
+            grid=self._grid,
+            mask=mask,
+            position_mm=self._position_mm,
+        )
         label = None if self._labels is None else self._labels[subject]
         self.verdict.value = self._asked.verdict(subject, label)
         if first or (change is not None and change["owner"] is self.subject):
@@ -255,6 +254,7 @@ class Browser(widgets.VBox):
             )
             picture[row] = picture[row] // 2 + 110
             picture[:, column] = picture[:, column] // 2 + 110
+            picture = rendering.lettered(picture, EDGES[axis])
             pictures.append(np.pad(picture, ((0, 0), (0, 8), (0, 0))))
         self.picture.value = rendering.webp(np.concatenate(pictures, axis=1), 85)
         millimetres = self._grid.millimetres(voxel)

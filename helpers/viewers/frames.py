@@ -114,12 +114,6 @@ def checked(volume, grid: Grid, name: str = "volume") -> Float[np.ndarray, "x y 
     return array
 
 
-def same_shape(array: np.ndarray, volume: np.ndarray, name: str) -> None:
-    """Raise a ValueError unless an overlay or mask has the volume's shape."""
-    if array.shape != volume.shape:
-        raise ValueError(f"the {name} has {array.shape} voxels, the volume {volume.shape}")
-
-
 def frame(grid: Grid, shown: Bool[np.ndarray, "x y z"]) -> Frame:
     """Return the smallest frame that holds all voxels to be shown, with a margin."""
     where = np.argwhere(shown) if shown.any() else np.array([[0, 0, 0], np.array(grid.shape) - 1])

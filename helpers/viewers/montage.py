@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import SupportsFloat
 
 import numpy as np
 import plotly.graph_objects as go
@@ -23,12 +24,12 @@ def montage(
     *,
     grid: Grid,
     plane: str = "axial",
-    position_mm: float | Sequence[float] | None = None,
+    position_mm: SupportsFloat | Sequence[SupportsFloat] | np.ndarray | None = None,
     overlays: Volumes | None = None,
     masks: Volumes | None = None,
     title: str | None = None,
-    limit: float | None = None,
-    window: tuple[float, float] | None = None,
+    limit: float | int | None = None,
+    window: Sequence[SupportsFloat] | None = None,
     overlay_label: str = "map",
     columns: int = 5,
     smooth: bool = True,
@@ -55,7 +56,7 @@ def montage(
     title : str, optional
     limit : float, optional
         As in `slices`, by default over all overlays together.
-    window : tuple of float, optional
+    window : (black, white), optional
         As in `slices`, by default over all volumes together.
     overlay_label : str
         What the colour bar is called.
@@ -104,9 +105,7 @@ def montage(
         limit = rendering.limit_of(np.stack(drawn)) or 1.0
     parts = [
         _part(volume, overlay, mask, position, axis, grid, limit, window, overlay_label, smooth)
-        for volume, overlay, mask, position in zip(
-            volumes, overlays, masks, positions, strict=True
-        )
+        for volume, overlay, mask, position in zip(volumes, overlays, masks, positions, strict=True)
     ]
     shared = frames.union([part.frame for part, _ in parts])
     parts = [(replace(part, frame=shared), voxel) for part, voxel in parts]

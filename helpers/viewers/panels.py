@@ -147,7 +147,6 @@ def finish(
     figure.layout.meta = {
         "alt": alt,
         "viewer": {
-            "narrow_below": NARROW_BELOW,
             "wide": {"ratio": wide.ratio, "layout": wide.changes},
             "narrow": {"ratio": narrow.ratio, "layout": narrow.changes},
             **facts,

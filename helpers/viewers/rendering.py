@@ -7,15 +7,16 @@ it wants by moving a window over the sprite. One picture of 40 slices weighs a f
 import base64
 import io
 import math
-from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from helpers.viewers import style
 from helpers.viewers.frames import ACROSS, Frame
+
+_LINE_PER_PIXELS = 184
 
 
 def window(volume: Float[np.ndarray, "..."]) -> tuple[float, float]:
@@ -87,16 +88,37 @@ def paint_grey(
 def paint_outline(
     pictures: Float[np.ndarray, "slice row column"],
 ) -> UInt8[np.ndarray, "slice row column 4"]:
-    """Draw the edge of a mask (value above one half) as a bright line with a dark rim."""
+    """Draw the edge of a mask (value above one half) as a bright line with a dark rim.
+
+    The line lies just inside the mask; it is one pixel wide in a tile of a viewer, and more in a
+    larger tile.
+    """
     inside = pictures > 0.5
+    width = max(1, round(pictures.shape[-1] / _LINE_PER_PIXELS))
     flat = np.zeros((3, 3, 3), bool)
     flat[1] = True  # neighbours within a slice only
-    rim = ndimage.binary_dilation(inside, flat) & ~ndimage.binary_erosion(inside, flat, 2)
-    line = inside & ~ndimage.binary_erosion(inside, flat)
+    # Beyond the picture's edge the mask goes on, so that the edge of the grid is no outline.
+    core = ndimage.binary_erosion(inside, flat, width, border_value=1)
+    inner = ndimage.binary_erosion(core, flat, width, border_value=1)
     colors = np.zeros((*inside.shape, 4), np.uint8)
-    colors[rim] = (0, 0, 0, 150)
-    colors[line] = (*style.OUTLINE, 255)
+    colors[ndimage.binary_dilation(inside, flat, width) & ~inner] = (0, 0, 0, 150)
+    colors[inside & ~core] = (*style.OUTLINE, 255)
     return colors
+
+
+def lettered(
+    picture: UInt8[np.ndarray, "row column 3"], edges: tuple[str, str]
+) -> UInt8[np.ndarray, "row column 3"]:
+    """Write letters into the lower corners of a tile, such as L and R."""
+    drawn = Image.fromarray(picture)
+    pen = ImageDraw.Draw(drawn)
+    size = max(10, picture.shape[0] // 18)
+    for letter, column, anchor in zip(
+        edges, (size // 3, drawn.width - size // 3), "lr", strict=True
+    ):
+        place = (column, drawn.height - size // 3)
+        pen.text(place, letter, "white", ImageFont.load_default(size), anchor=f"{anchor}d")
+    return np.asarray(drawn)
 
 
 def sprite(painted: UInt8[np.ndarray, "slice row column ..."]) -> tuple[np.ndarray, int]:

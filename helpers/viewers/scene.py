@@ -98,14 +98,15 @@ class Scene:
             picture = picture * (1 - share) + layer[..., :3] * share
         return picture.round().astype(np.uint8)
 
-    def values(self, voxel: Voxel) -> str:
+    def values(self) -> str:
         """Say in words what the overlays and the mask hold; nothing without them."""
         said = []
         for name, overlay in self.overlays.items():
             peak = np.unravel_index(np.abs(overlay).argmax(), overlay.shape)
+            strongest = f"{overlay[peak]:.3g}".replace("-", MINUS)
             said.append(
                 f"Colour shows {name} from {MINUS}{self.limits[name]:.3g} (blue) to "
-                f"{self.limits[name]:.3g} (orange), strongest ({overlay[peak]:.3g}) at "
+                f"{self.limits[name]:.3g} (orange), strongest ({strongest}) at "
                 f"{place(self.frame.grid, peak)}."
             )
         if self.mask is not None and self.mask.any():
@@ -124,8 +125,8 @@ def scene(
     *,
     grid: Grid,
     mask=None,
-    limit: float | None = None,
-    window: tuple[float, float] | None = None,
+    limit: float | int | None = None,
+    window=None,
     position_mm=None,
     name: str = "map",
     smooth: bool = True,
@@ -164,7 +165,7 @@ def scene(
             warnings.warn("the mask is empty: there is no outline", UserWarning, stacklevel=3)
     if window is None:
         window = rendering.window(volume)
-    elif not window[0] < window[1]:
+    elif len(window) != 2 or not window[0] < window[1]:
         raise ValueError(f"window is (black, white) with black below white, got {window}")
     shown = np.ones(grid.shape, bool)
     if crop:
@@ -179,7 +180,9 @@ def scene(
         shown[voxel] = True
     framed = frames.frame(grid, shown)
     voxel = frames.focus(framed, position_mm=position_mm, overlay=first, mask=mask)
-    return Scene(framed, volume, tuple(window), overlays, limits, mask, smooth), voxel
+    return Scene(
+        framed, volume, (float(window[0]), float(window[1])), overlays, limits, mask, smooth
+    ), voxel
 
 
 def place(grid: Grid, voxel) -> str:

@@ -5,8 +5,9 @@ tile to tile and the crosshairs with it; nothing is computed in the reader's bro
 voxel values travel with the page.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import SupportsFloat
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,9 +19,11 @@ from helpers.viewers.frames import ACROSS, AXES, EDGES, PLANES, Frame
 from helpers.viewers.panels import Arrangement
 from helpers.viewers.scene import Scene, Voxel, crosshair, number, place, scene
 
-# Colour needs less detail than grey: half the pixels each way are a quarter of the bytes. With
-# many maps in one figure it has to be a quarter each way.
-_FEW_OVERLAYS = 3
+# Pixels left out each way in grey and in colour (which needs less detail), and WebP quality: the
+# first row that keeps the pictures of a figure within the budget is used. The 4 mm grid needs the
+# first, one map at 2 mm the second, many maps the third, noise everywhere the last.
+_SAVINGS = ((1, 2, 60), (1, 3, 45), (1, 4, 45), (2, 4, 45))
+_BUDGET_BYTES = 430_000
 _CROSSHAIR = {"color": "rgba(255,255,255,0.55)", "width": 1}
 
 
@@ -31,9 +34,9 @@ def slices(
     grid: Grid,
     title: str | None = None,
     mask: Tensor | np.ndarray | None = None,
-    limit: float | None = None,
-    window: tuple[float, float] | None = None,
-    position_mm: tuple[float, float, float] | None = None,
+    limit: float | int | None = None,
+    window: Sequence[SupportsFloat] | None = None,
+    position_mm: Sequence[SupportsFloat] | np.ndarray | None = None,
     overlay_label: str = "map",
     mask_label: str = "truth",
     smooth: bool = True,
@@ -61,10 +64,10 @@ def slices(
     limit : float, optional
         Absolute value of the overlay that gets the strongest colour. Default: the 99.9
         percentile of the absolute value over the voxels that are not 0, for each overlay.
-    window : tuple of float, optional
+    window : (black, white), optional
         Intensities of the volume drawn black and white. Default: 0 (or the 0.5 percentile if that
         is negative) and a tenth above the 99.8 percentile of the voxels that are not 0.
-    position_mm : tuple of float, optional
+    position_mm : three numbers, optional
         Where to start. Default: the middle of the mask, else the overlay's strongest voxel, else
         the middle of the brain.
     overlay_label, mask_label : str
@@ -142,28 +145,40 @@ def slices(
 
 
 def _images(shown: Scene) -> list[dict]:
-    """Return the sprites, plane by plane within layer by layer: volume, overlays, outline."""
-    shrink = 2 if len(shown.overlays) <= _FEW_OVERLAYS else 4
-    small = replace(shown.frame, pixels=max(shown.frame.pixels // shrink, 1))
-    images = []
-    for axis in range(3):
-        images.append(_image(shown.frame, shown.frame, axis, shown.grey(axis)))
-    for i, name in enumerate(shown.overlays):
-        for axis in range(3):
-            painted = shown.colors(name, axis, frame=small)
-            images.append(_image(shown.frame, small, axis, painted, quality=50, visible=i == 0))
+    """Return the sprites of each layer, plane by plane: volume, overlays, outline."""
+    for saving in _SAVINGS:
+        images, size = [], 0
+        for image in _sprites(shown, *saving):
+            images.append(image)
+            size += len(image["source"])
+            if size > _BUDGET_BYTES and saving != _SAVINGS[-1]:
+                break
+        else:
+            break
     if shown.mask is not None:
         for axis in range(3):
-            painted = shown.outline(axis)
-            images.append(_image(shown.frame, shown.frame, axis, painted, quality=None))
+            images.append(_image(shown.frame, shown.frame, axis, shown.outline(axis), quality=None))
     for i, image in enumerate(images):
         # plotly.js knows images by place and size alone and drops all but one of equals.
         image["x"] += i * 1e-6
     return images
 
 
+def _sprites(shown: Scene, grey_step: int, color_step: int, quality: int) -> Iterator[dict]:
+    """Yield the images of the volume and of the overlays, the first overlay visible."""
+    grey = replace(shown.frame, pixels=max(shown.frame.pixels // grey_step, 1))
+    color = replace(shown.frame, pixels=max(shown.frame.pixels // color_step, 1))
+    for axis in range(3):
+        yield _image(shown.frame, grey, axis, shown.grey(axis, frame=grey), quality=quality)
+    for i, name in enumerate(shown.overlays):
+        for axis in range(3):
+            painted = shown.colors(name, axis, frame=color)
+            image = _image(shown.frame, color, axis, painted, quality=quality - 5)
+            yield {**image, "visible": i == 0}
+
+
 def _image(
-    frame: Frame, own: Frame, axis: int, painted, *, quality: int | None = 62, visible: bool = True
+    frame: Frame, own: Frame, axis: int, painted: np.ndarray, *, quality: int | None
 ) -> dict:
     """Lay a sprite on its panel so that tile (row, column) fills [column, +1] x [-row - 1, -row].
 
@@ -184,7 +199,7 @@ def _image(
         "yanchor": "top",
         "sizing": "stretch",
         "layer": "above",
-        "visible": visible,
+        "visible": True,
     }
 
 
@@ -204,13 +219,10 @@ def _labels() -> list[dict]:
     """Return the position label of each panel, then the letters at the panels' edges."""
     top = {"xanchor": "left", "yanchor": "top", "borderpad": 4}
     labels = [panels.note("", axis, x=0, y=1, **top) for axis in range(3)]
+    bottom = {"yanchor": "bottom", "borderpad": 3}
     for axis, (low, high) in enumerate(EDGES):
         for letter, x, anchor in ((low, 0, "left"), (high, 1, "right")):
-            labels.append(
-                panels.note(
-                    f"<b>{letter}</b>", axis, x=x, y=0, xanchor=anchor, yanchor="bottom", borderpad=3
-                )
-            )
+            labels.append(panels.note(f"<b>{letter}</b>", axis, x=x, y=0, **bottom, xanchor=anchor))
     return labels
 
 
@@ -285,7 +297,8 @@ def _menus(shown: Scene, mask_label: str) -> list[dict]:
             "args": [hide],
             "args2": [show],
         }
-        menus.append({"type": "buttons", "buttons": [button], "showactive": False})
+        # Not active: the first click runs "args", the next "args2".
+        menus.append({"type": "buttons", "buttons": [button], "showactive": False, "active": -1})
     common = {
         "xanchor": "left",
         "yanchor": "top",
@@ -348,6 +361,6 @@ def _describe(shown: Scene, voxel: Voxel, title: str | None) -> str:
     named = f"{title}. " if title else ""
     return (
         f"{named}Sagittal, coronal and axial slice of a brain volume through "
-        f"{place(shown.frame.grid, voxel)}; left is left. {shown.values(voxel)} "
+        f"{place(shown.frame.grid, voxel)}; left is left. {shown.values()} "
         f"Sliders move the slices."
     )

@@ -21,10 +21,11 @@ COLORS = ("#2a86c7", "#dd7700", "#12a57c", "#c864a0", "#8c7ae0", "#b39a12", "#4a
 
 # The map of an overlay: blue below zero, orange above, both brighter with strength, so that they
 # glow on the black panel; the sign lies on the blue-yellow axis, which most colour-blind people
-# see. Position is the strength from 0 to 1 of the limit.
-_STRENGTH = np.array([0.0, 0.35, 0.7, 1.0])
-_POSITIVE = np.array([[120, 24, 0], [225, 78, 0], [255, 160, 20], [255, 240, 130]])
-_NEGATIVE = np.array([[10, 30, 130], [20, 90, 235], [40, 175, 255], [190, 245, 255]])
+# see. Position is the strength from 0 to 1 of the limit. Zero is a grey, although nobody sees it:
+# lossy compression smears colour over a few pixels, and must not smear orange into blue.
+_STRENGTH = np.array([0.0, 0.12, 0.35, 0.7, 1.0])
+_POSITIVE = np.array([[90, 90, 90], [170, 45, 0], [225, 78, 0], [255, 160, 20], [255, 240, 130]])
+_NEGATIVE = np.array([[90, 90, 90], [14, 50, 175], [20, 90, 235], [40, 175, 255], [190, 245, 255]])
 # An overlay is invisible up to the first strength and at its most opaque from the second on.
 _FADE = (0.05, 0.4)
 
@@ -87,7 +88,7 @@ def overlay_colors(
     >>> import numpy as np
     >>> from helpers.viewers import style
     >>> style.overlay_colors(np.array([0.0, 1.0])).tolist()
-    [[120, 24, 0, 0], [255, 240, 130, 235]]
+    [[90, 90, 90, 0], [255, 240, 130, 205]]
     """
     size = np.clip(np.abs(strength), 0, 1)
     colors = np.empty((*strength.shape, 4), np.uint8)
@@ -95,7 +96,7 @@ def overlay_colors(
         up = np.interp(size, _STRENGTH, _POSITIVE[:, channel])
         down = np.interp(size, _STRENGTH, _NEGATIVE[:, channel])
         colors[..., channel] = np.where(strength < 0, down, up).round()
-    alpha = np.interp(size, _FADE, (0, 235))
+    alpha = np.interp(size, _FADE, (0, 205))
     colors[..., 3] = np.where(size < threshold, 0, alpha).round()
     return colors
 

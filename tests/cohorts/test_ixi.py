@@ -99,13 +99,13 @@ def test_changed_source_is_refused(fetch, server):
         fetch()
     folder = fetch.args[0]
     assert not (folder / "sub-IXI902/anat/sub-IXI902_T1w.nii.gz").exists()
-    with pytest.raises(FileNotFoundError, match="participants.tsv"):
+    with pytest.raises(FileNotFoundError, match=r"participants\.tsv"):
         ixi.ixi(folder)
 
 
 def test_file_missing_at_the_source(fetch, server):
     (server.root / "test_data/processed/IXI/t1/IXI903-HH-0001_T1.nii.gz").unlink()
-    with pytest.raises(ConnectionError, match="IXI903.*could not be downloaded.*call again"):
+    with pytest.raises(ConnectionError, match=r"IXI903.*could not be downloaded.*call again"):
         fetch()
 
 
