@@ -1,10 +1,10 @@
-"""Plant lesions into real scans: does a network trained on simulated brains still find them?
+"""Plant lesions into real scans (IXI): does a network trained on simulated brains still find them?
 
 Half of the people are for training, the other half for testing. The network is scored on real
 brains as it was trained on simulated ones, and again after a few epochs on planted lesions in the
 training half. The simulated held-out cohort is scored by both as well, to see what is forgotten.
 
-    python data_scripts/score_real_brains.py FOLDER
+    python data_scripts/score_real_brains.py
 """
 
 import argparse
@@ -18,19 +18,21 @@ import pandas as pd
 from helpers import cohorts, models, runtime
 
 PLANT_SEED, SPLIT_SEED, FINE_TUNE_SEED = 300, 0, 400
-PLANTINGS, EPOCHS, LEARNING_RATE = 8, 4, 5e-4
+PLANTINGS, EPOCHS, LEARNING_RATE = 8, 6, 5e-4
 
 
 def main() -> None:
     """Score, fine-tune, score again, and write all scores with what made them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="BIDS folder of T1-weighted scans")
-    parser.add_argument("--label", default="sex", help="column that both halves share equally")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="IXI in BIDS layout; downloaded when left out"
+    )
     parser.add_argument("--cache", type=Path, help="where preprocessed scans are kept")
     parser.add_argument("--out", type=Path, default=Path("book/results/real_brains.json"))
     arguments = parser.parse_args()
 
-    real = cohorts.from_bids(arguments.folder, arguments.label, cache=arguments.cache)
+    # Labelled by sex, so that both halves have the same share of women and men.
+    real = cohorts.ixi(arguments.folder, cache=arguments.cache)
     train_half, test_half = real.split([0.5, 0.5], SPLIT_SEED)
     simulated = models.pretrained("lesion")
     held_out = simulated.card["held_out"]["lesion"]
@@ -68,7 +70,7 @@ def main() -> None:
     result = {
         "what": "Lesion task: shapes planted into real scans; five classes, chance is 0.2.",
         "scans": f"{len(real)} T1-weighted scans of IXI (Hammersmith), CC BY-SA 3.0",
-        "command": f"python data_scripts/score_real_brains.py FOLDER --label {arguments.label}",
+        "command": "python data_scripts/score_real_brains.py",
         "training": {
             "people": len(train_half),
             "plantings_a_person": PLANTINGS,

@@ -76,7 +76,7 @@ def train_task(task: str, folder: Path, checkpoints: Path) -> None:
         score = models.scores(models.predict(model.cpu(), test.volumes), test, name=task)
         held_out[name] = {
             "cohort": {"task": task, "seed": HELD_OUT_SEED, **options},
-            **score.drop(columns="model").round(4).iloc[0].to_dict(),
+            **score.drop(columns="model").round(4).to_dict("records")[0],
         }
         print(name, held_out[name])
     card = {

@@ -1,6 +1,8 @@
 """Volumes with labels and, where somebody planted it, the truth."""
 
+from helpers.cohorts.bids import from_bids
 from helpers.cohorts.cohort import Cohort, Truth, concatenate
+from helpers.cohorts.ixi import fetch_ixi, ixi
 from helpers.cohorts.leaks import audit_leaks, image_statistics
 from helpers.cohorts.simulate import render, simulate
 
@@ -9,7 +11,10 @@ __all__ = [
     "Truth",
     "audit_leaks",
     "concatenate",
+    "fetch_ixi",
+    "from_bids",
     "image_statistics",
+    "ixi",
     "render",
     "simulate",
 ]
