@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from helpers import anatomy, grids
-from helpers.cohorts import ixi, preprocessing
+from helpers.cohorts import preprocessing
+from helpers.cohorts.ixi import REGISTRY, fetch_ixi, ixi
 from helpers.runtime import generator
 
 GRID = grids.mni(8.0)
@@ -56,7 +57,7 @@ def server(tmp_path, monkeypatch):
 @pytest.fixture
 def fetch(server, tmp_path):
     return partial(
-        ixi.fetch_ixi,
+        fetch_ixi,
         tmp_path / "ixi",
         base_url=f"http://127.0.0.1:{server.server_port}",
         registry=tmp_path / "registry.csv",
@@ -71,11 +72,11 @@ def test_download_makes_a_cohort(fetch, server, tmp_path, monkeypatch):
     assert len(server.asked) == 6
     assert "CC BY-SA 3.0" in (folder / "README").read_text()
     options = {"grid": GRID, "cache": tmp_path / "cache", "progress": False}
-    cohort = ixi.ixi(folder, **options)
+    cohort = ixi(folder, **options)
     assert cohort.classes == ("F", "M")
     assert cohort.labels.tolist() == [0, 1, 0]
     assert cohort.participants["mask_dice"].min() > 0.9  # the parcellations were used
-    assert ixi.ixi(folder, "age", bins=[40], **options).labels.tolist() == [0, 1, 1]
+    assert ixi(folder, "age", bins=[40], **options).labels.tolist() == [0, 1, 1]
     assert len(server.asked) == 6
 
 
@@ -100,7 +101,7 @@ def test_changed_source_is_refused(fetch, server):
     folder = fetch.args[0]
     assert not (folder / "sub-IXI902/anat/sub-IXI902_T1w.nii.gz").exists()
     with pytest.raises(FileNotFoundError, match=r"participants\.tsv"):
-        ixi.ixi(folder)
+        ixi(folder)
 
 
 def test_file_missing_at_the_source(fetch, server):
@@ -113,7 +114,7 @@ def test_no_network(tmp_path, server):
     server.shutdown()
     server.server_close()
     with pytest.raises(ConnectionError, match="go online and call again"):
-        ixi.fetch_ixi(
+        fetch_ixi(
             tmp_path / "ixi",
             base_url=f"http://127.0.0.1:{server.server_port}",
             registry=tmp_path / "registry.csv",
@@ -122,7 +123,7 @@ def test_no_network(tmp_path, server):
 
 
 def test_registry_of_the_course():
-    people = pd.read_csv(ixi.REGISTRY)
+    people = pd.read_csv(REGISTRY)
     assert len(people) == 139
     assert people["participant_id"].is_unique
     assert people["sex"].value_counts().to_dict() == {"F": 72, "M": 67}
@@ -130,9 +131,9 @@ def test_registry_of_the_course():
     hashes = pd.concat([people["t1w_sha256"], people["dseg_sha256"]])
     assert hashes.str.fullmatch("[0-9a-f]{64}").all()
     assert hashes.is_unique
-    assert ixi.REGISTRY.stat().st_size < 60_000
+    assert REGISTRY.stat().st_size < 60_000
 
 
 def test_folder_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder at"):
-        ixi.ixi(tmp_path / "nowhere")
+        ixi(tmp_path / "nowhere")
