@@ -1,4 +1,4 @@
-"""Bring every T1-weighted scan of a BIDS folder into MNI space, and list the ones that fail.
+r"""Bring every T1-weighted scan of a BIDS folder into MNI space, and list the ones that fail.
 
 Writes one NIfTI file and one report a scan into OUT, and ``scans.csv`` about all of them. Run it
 again after an interruption: finished scans are not done twice. A cohort then loads in a moment:

@@ -8,14 +8,11 @@ training half. The simulated held-out cohort is scored by both as well, to see w
 """
 
 import argparse
-import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
-from helpers import cohorts, models, runtime
+from helpers import cohorts, models, results
 
 PLANT_SEED, SPLIT_SEED, FINE_TUNE_SEED = 300, 0, 400
 PLANTINGS, EPOCHS, LEARNING_RATE = 8, 6, 5e-4
@@ -28,7 +25,6 @@ def main() -> None:
         "folder", type=Path, nargs="?", help="IXI in BIDS layout; downloaded when left out"
     )
     parser.add_argument("--cache", type=Path, help="where preprocessed scans are kept")
-    parser.add_argument("--out", type=Path, default=Path("book/results/real_brains.json"))
     arguments = parser.parse_args()
 
     # Labelled by sex, so that both halves have the same share of women and men.
@@ -78,14 +74,9 @@ def main() -> None:
             "learning_rate": LEARNING_RATE,
         },
         "seeds": {"split": SPLIT_SEED, "test": PLANT_SEED, "training": FINE_TUNE_SEED},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "SimpleITK", "nilearn")},
-        },
         "scores": table.round(4).to_dict("records"),
     }
-    with runtime.replacing(arguments.out) as unfinished:
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
+    results.write("real_brains", result)
 
 
 def _score(model, name: str, tests: dict) -> pd.DataFrame:

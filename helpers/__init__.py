@@ -16,6 +16,8 @@ anatomy
     The MNI152 template on a grid: T1, tissues, brain mask.
 grids, fields
     Voxel grids and NIfTI; deformations and their Jacobians.
+results
+    Committed results of long computations.
 runtime
     Profile, device, seeds, progress, safe files.
 """

@@ -115,7 +115,7 @@ def mni(spacing_mm: float = 4.0) -> Grid:
         )
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = _MNI_LOW_MM + spacing_mm / 2
-    return Grid(tuple(np.round(extent / spacing_mm).astype(int)), affine)
+    return Grid(tuple(np.round(extent / spacing_mm).astype(int).tolist()), affine)
 
 
 def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:

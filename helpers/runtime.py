@@ -97,8 +97,12 @@ def generator(seed: int, *stream: int) -> torch.Generator:
 
 
 def progress(items: Iterable, *, label: str, total: int | None = None, show: bool = True) -> tqdm:
-    """Wrap an iterable in a progress bar with an estimate of the time left."""
-    return tqdm(items, desc=label, total=total, disable=not show, leave=False)
+    """Wrap an iterable in a progress bar with an estimate of the time left.
+
+    A page without a kernel gets none (``HELPERS_STATIC_SITE`` is 1): it would stand still there.
+    """
+    hide = not show or os.environ.get("HELPERS_STATIC_SITE") == "1"
+    return tqdm(items, desc=label, total=total, disable=hide, leave=False)
 
 
 @contextmanager

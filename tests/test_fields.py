@@ -121,6 +121,7 @@ def test_resize_keeps_the_deformation():
     torch.testing.assert_close(fields.resize(fine, SHAPE), field)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_fields():
     volumes = torch.rand(2, 1, *SHAPE)
     with pytest.raises(ValueError, match=r"expected a displacement with the axes \(subject, 3"):

@@ -23,11 +23,12 @@ from helpers.grids import Grid
 # Bump it when the same scan would give another volume: caches are keyed on it.
 VERSION = 1
 
-# A registration outside these bounds is no registration. Over 139 healthy adults the Dice was 0.95
-# to 0.97 and the correlation 0.55 to 0.75; scans whose header put the top at the bottom or the
-# front at the back came out at 0.81 to 0.88 and 0.29 to 0.41.
+# A registration outside these bounds is no registration. Over the 139 healthy adults of IXI the
+# Dice was 0.94 to 0.97, the correlation 0.57 (very wide ventricles) to 0.74 and the ratio 1.06 to
+# 1.81; scans whose header put the top at the bottom or the front at the back came out with a Dice
+# of 0.81 to 0.88 and a correlation of 0.29 to 0.41.
 MINIMUM_DICE = 0.80
-MINIMUM_CORRELATION = 0.50
+MINIMUM_CORRELATION = 0.45
 VOLUME_RATIOS = (0.5, 2.5)
 
 # Value of a mask's voxels while it is interpolated: nilearn warns about masks of 0 and 1.

@@ -78,17 +78,7 @@ def scores(
     if not np.isfinite(values).all():
         raise ValueError("the predictions hold NaN or infinite values")
     estimate = _measure(labels, values)
-    draws = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
-    # A resample that misses a class says nothing about it.
-    present = len(np.unique(labels))
-    spread = np.array(
-        [
-            _measure(labels[draw], values[draw])
-            for draw in draws
-            if len(np.unique(labels[draw])) == present
-        ]
-    )
-    low, high = np.percentile(spread, [2.5, 97.5], axis=0)
+    low, high = np.percentile(_bootstrap(labels, values, resamples, seed), [2.5, 97.5], axis=0)
     row = {"model": name, "subjects": len(labels)}
     for i, measure in enumerate(("balanced_accuracy", "auc")):
         row |= {measure: estimate[i], f"{measure}_low": low[i], f"{measure}_high": high[i]}
@@ -96,12 +86,38 @@ def scores(
 
 
 def _measure(labels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    accuracy = balanced_accuracy_score(labels, values.argmax(1))
-    present = np.unique(labels)
-    if values.shape[1] == 2:
-        return accuracy, roc_auc_score(labels == 1, values[:, 1] - values[:, 0])
-    areas = [roc_auc_score(labels == k, _against_rest(values, k)) for k in present]
-    return accuracy, float(np.mean(areas))
+    """Return balanced accuracy and AUC."""
+    areas = [
+        roc_auc_score(labels == k, _against_rest(values, k)) for k in _to_score(values, labels)
+    ]
+    return balanced_accuracy_score(labels, values.argmax(1)), float(np.mean(areas))
+
+
+def _bootstrap(labels: np.ndarray, values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return balanced accuracy and AUC of resampled subjects, one row a resample.
+
+    A resample is a number of copies of each subject, so all of them are scored by a few matrix
+    products: the AUC is the share of (positive, negative) pairs in the right order.
+    """
+    draws = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
+    copies = np.stack([np.bincount(draw, minlength=len(labels)) for draw in draws]).astype(float)
+    # A resample that misses a class says nothing about it.
+    members = {k: labels == k for k in np.unique(labels)}
+    copies = copies[np.all([copies[:, own].sum(1) > 0 for own in members.values()], axis=0)]
+    right = values.argmax(1) == labels
+    recalls = [copies[:, own] @ right[own] / copies[:, own].sum(1) for own in members.values()]
+    areas = []
+    for k in _to_score(values, labels):
+        odds, own = _against_rest(values, k), labels == k
+        ahead = np.sign(odds[own][:, None] - odds[~own][None, :]) / 2 + 0.5
+        pairs = copies[:, own].sum(1) * copies[:, ~own].sum(1)
+        areas.append(((copies[:, own] @ ahead) * copies[:, ~own]).sum(1) / pairs)
+    return np.stack([np.mean(recalls, axis=0), np.mean(areas, axis=0)], axis=1)
+
+
+def _to_score(values: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Return the classes whose AUC counts: the second of two, else each that is there."""
+    return [1] if values.shape[1] == 2 else np.unique(labels).tolist()
 
 
 def _against_rest(values: np.ndarray, k: int) -> np.ndarray:

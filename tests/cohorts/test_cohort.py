@@ -68,6 +68,7 @@ def test_split_keeps_proportions():
     assert torch.bincount(test.labels).tolist() == [6, 2]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_parts_are_named(cohort):
     with pytest.raises(ValueError, match=r"one row a subject.*'labels': 19"):
         replace(cohort, labels=cohort.labels[:19])

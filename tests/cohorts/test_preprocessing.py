@@ -14,7 +14,10 @@ from helpers.runtime import generator
 
 GRID = grids.mni(4.0)
 # Odd voxels, unequal sides, an oblique head: nothing that a swapped axis could hide behind.
-NATIVE = Grid((83, 101, 90), [[2.3, 0, 0, -97], [0, 2.1, 0, -118], [0, 0, 2.2, -99], [0, 0, 0, 1]])
+NATIVE = Grid(
+    (83, 101, 90),
+    np.array([[2.3, 0, 0, -97], [0, 2.1, 0, -118], [0, 0, 2.2, -99], [0, 0, 0, 1]]),
+)
 # A lamp in the right hemisphere only.
 MARKER_MM = (40.0, -10.0, 20.0)
 

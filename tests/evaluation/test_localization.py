@@ -61,6 +61,7 @@ def test_only_voxels_within_count(truth):
     assert table["prevalence"][0] == pytest.approx(8 / (6 * 7 * 5))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input(truth):
     maps = torch.rand(SHAPE)
     with pytest.raises(ValueError, match="need one shape"):

@@ -16,9 +16,9 @@ def says(capsys, name, answer):
 
 
 def bodies():
-    """Return the four shapes at a place and turn that are no multiples of a voxel."""
-    center, turn = torch.tensor([-26.0, -10.0, 24.0]), torch.tensor([20.0, 50.0, 80.0])
-    return [Body(shape, center, turn, 15.0, 1.7) for shape in SHAPES]
+    """Return the four shapes of the exercise."""
+    center = torch.tensor([-26.0, -10.0, 24.0])
+    return [Body(shape, center, torch.zeros(3), 15.0, 1.7) for shape in SHAPES]
 
 
 GRID = grids.mni()

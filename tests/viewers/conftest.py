@@ -72,8 +72,8 @@ def show(browser, tmp_path):
         pages.append(page)
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.goto(file.as_uri())
-        page.wait_for_selector('.helpers-figure[data-ready="1"]', timeout=30_000)
+        page.goto(file.as_uri(), timeout=120_000)
+        page.wait_for_selector('.helpers-figure[data-ready="1"]', timeout=120_000)
         page.wait_for_timeout(200)
         return page
 
