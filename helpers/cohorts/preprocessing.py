@@ -149,7 +149,7 @@ def preprocess(
 
 
 def standardise(
-    volume: Float[Tensor, "*batch x y z"], mask: Bool[Tensor, "*batch x y z"]
+    volume: Float[Tensor, "*batch x y z"], mask: Bool[Tensor, "*#batch x y z"]
 ) -> Float[Tensor, "*batch x y z"]:
     """Set the background to exactly 0 and the median of the brain to 1, volume by volume.
 
@@ -250,7 +250,8 @@ def _template_brain_in(source: Grid, to_mni: np.ndarray) -> Bool[np.ndarray, "x 
     """Pull the template's brain mask back onto the scan's voxels."""
     template = anatomy.template(grids.mni(2.0))
     pulled = Grid(template.grid.shape, np.linalg.inv(to_mni) @ template.grid.affine)
-    brain = grids.resample(template.mask[0].numpy(), pulled, source, nearest=True) > 0.5
+    mask = template.mask[0].float().numpy()
+    brain = grids.resample(mask, pulled, source, nearest=True) > 0.5
     if not brain.any():
         raise BrokenScanError("the registration to the template failed: nothing overlaps")
     return brain

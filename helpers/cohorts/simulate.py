@@ -58,7 +58,8 @@ def simulate(
     grid : Grid, optional
         Default the 4 mm MNI grid, or that of ``base``.
     base : Cohort, optional
-        Plant into these scans instead of the warped template. Labels of ``base`` are not used.
+        Plant into these scans instead of the warped template. Labels of ``base`` are not used. The
+        scans have their noise already, so an opaque body has none in it.
     progress : bool
         Show a progress bar.
     **options

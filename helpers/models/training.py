@@ -65,7 +65,8 @@ def train(
     seed : int
         Order of subjects, augmentation and dropout.
     fabric : Fabric, optional
-        Default: the GPU if there is one, in the profile's precision.
+        Launched. Default: the GPU if there is one, in the profile's precision; all processes that
+        ``torchrun`` or ``fabric run`` started.
     progress : bool
         Show a bar with the loss and the time left.
 
@@ -99,7 +100,6 @@ def train(
             f"got {epochs} and {batch_size}"
         )
     fabric = fabric or _default_fabric()
-    fabric.launch()
     if batch_size % fabric.world_size:
         raise ValueError(f"batch_size {batch_size} must divide by {fabric.world_size} processes")
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -191,9 +191,12 @@ def flips(volumes: Tensor, generator: torch.Generator) -> Tensor:
 def _default_fabric() -> Fabric:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and fabric run
     precision = runtime.profile().precision if torch.cuda.is_available() else "32-true"
-    return Fabric(
+    fabric = Fabric(
         devices=processes, strategy="ddp" if processes > 1 else "auto", precision=precision
     )
+    if os.environ.get("LT_CLI_USED") != "1":  # fabric run has launched already
+        fabric.launch()
+    return fabric
 
 
 def _one_cycle(step: int, steps: int, peak: float) -> float:
