@@ -76,7 +76,7 @@ def from_bids(
 ) -> Cohort:
     """Load a BIDS folder of T1-weighted scans as a cohort in MNI space.
 
-    The first call registers every scan (about five seconds each); the volumes are kept in the
+    The first call registers every scan (five to eight seconds each); the volumes are kept in the
     cache, so that an interrupted call resumes and later calls take a moment.
 
     Parameters

@@ -71,7 +71,7 @@ def preprocess(
     """Bring one T1-weighted scan into MNI space: background 0, median of the brain 1.
 
     The head is registered, freed of the slow brightness of the receive coil, and interpolated once.
-    It takes four to six seconds on one core and gives the same bytes each time on the same
+    It takes five to eight seconds on one core and gives the same bytes each time on the same
     machine. A header that exchanges left and right cannot be noticed: brains are too symmetric.
 
     Parameters

@@ -11,6 +11,8 @@ mutual information that is maximised. Tustison et al. (2010), N4ITK: improved N3
 Lowekamp et al. (2013), The design of SimpleITK.
 """
 
+from itertools import product
+
 import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Bool, Float
@@ -24,6 +26,8 @@ _BIAS_SPACING_MM = 8.0
 _SAMPLING_SEED = 20
 # Height of a head from the vertex to below the cerebellum: what hangs lower is neck.
 _HEAD_HEIGHT_MM = 160.0
+# The template is larger than most heads.
+_USUAL_SCALE = 0.92
 # SimpleITK counts millimetres to the left and the back (LPS), NIfTI to the right and the front.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -41,8 +45,9 @@ def register(
 ) -> tuple[Float[np.ndarray, "4 4"], float]:
     """Find the affine that takes a scan to the MNI152 template.
 
-    Coarse to fine over voxels of 8, 4 and 2 mm: first six parameters (rigid), then twelve. One
-    thread and a fixed sampling seed make it deterministic.
+    Coarse to fine over voxels of 8, 4 and 2 mm: first turned and shifted (and for a whole head
+    scaled), then with all twelve parameters. One thread and a fixed sampling seed make it
+    deterministic.
 
     Parameters
     ----------
@@ -72,10 +77,14 @@ def register(
     try:
         moving = _as_image(head.astype(np.float32), source)
         if start is None:
-            rigid = _place(fixed, moving, region, center, _center_mm(head, source), mask is None)
-            _optimise(fixed, moving, region, rigid, shrink=[4, 2])
-            full.SetMatrix(rigid.GetMatrix())
-            full.SetTranslation(rigid.GetTranslation())
+            scan_center = _center_mm(head, source)
+            if mask is not None:
+                first = _placed(sitk.Euler3DTransform(), center, scan_center)
+            else:
+                first = _search(fixed, moving, region, center, scan_center)
+            _optimise(fixed, moving, region, first, shrink=[4, 2])
+            full.SetMatrix(first.GetMatrix())
+            full.SetTranslation(first.GetTranslation())
             metric = _optimise(fixed, moving, region, full, shrink=[4, 2, 1])
         else:
             to_scan = np.linalg.inv(start)
@@ -114,30 +123,38 @@ def correct_bias(
     return (data / np.exp(log_field)).astype(np.float32)
 
 
-def _place(fixed, moving, region, center, scan_center, search: bool) -> sitk.Euler3DTransform:
-    """Put the brains' middles on each other; with a whole head, try shifts and nods around it."""
-    nods = np.deg2rad([-20, 0, 20]) if search else [0.0]
-    shifts = [-45, -30, -15, 0, 15] if search else [0]
+def _placed(transform, center, scan_center):
+    """Let the transform take the template's middle to a place in the scan."""
+    transform.SetCenter((_LPS[:3, :3] @ center).tolist())
+    transform.SetTranslation((_LPS[:3, :3] @ (scan_center - center)).tolist())
+    return transform
+
+
+def _search(fixed, moving, region, center, scan_center) -> sitk.Similarity3DTransform:
+    """Find a start for a whole head: the best of some nods of the head and heights of the brain.
+
+    The scale belongs to the start: a scalp that is fitted to the template's brain at the wrong
+    size holds on to it.
+    """
     coarse = [
         sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, 4.0), [4, 4, 4])
         for image in (fixed, moving)
     ]
     best, best_metric = None, np.inf
-    for nod in nods:
-        for shift in shifts:
-            candidate = sitk.Euler3DTransform()
-            candidate.SetCenter((_LPS[:3, :3] @ center).tolist())
-            candidate.SetRotation(float(nod), 0.0, 0.0)
-            offset = scan_center - center + np.array([0.0, 0.0, shift])
-            candidate.SetTranslation((_LPS[:3, :3] @ offset).tolist())
-            method = _metric(region)
-            method.SetInitialTransform(candidate)
-            try:
-                metric = method.MetricEvaluate(*coarse)
-            except RuntimeError:  # the two images do not meet
-                continue
-            if metric < best_metric:
-                best, best_metric = candidate, metric
+    for nod, height in product(np.deg2rad([-20, 0, 20]), (-10, 5, 20, 35)):
+        turned = sitk.Euler3DTransform()
+        turned.SetRotation(float(nod), 0.0, 0.0)
+        candidate = sitk.Similarity3DTransform()
+        candidate.SetMatrix((_USUAL_SCALE * np.array(turned.GetMatrix())).tolist())
+        _placed(candidate, center, scan_center + np.array([0.0, 0.0, height]))
+        method = _metric(region)
+        method.SetInitialTransform(candidate)
+        try:
+            metric = method.MetricEvaluate(*coarse)
+        except RuntimeError:  # the two images do not meet
+            continue
+        if metric < best_metric:
+            best, best_metric = candidate, metric
     if best is None:
         raise BrokenScanError("the registration to the template failed: the images do not meet")
     return best
