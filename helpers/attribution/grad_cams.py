@@ -34,7 +34,9 @@ def grad_cam(
     target : int or tensor of shape (subject,), optional
         Class to explain; default each subject's predicted class.
     layer : str, optional
-        Name of a layer or block, see `helpers.models.layers`; default the last convolution.
+        Name of a layer or block, see `helpers.models.layers`; default the last convolution, before
+        its normalization and ReLU, as in the other libraries. A whole block, such as
+        ``"block4"`` of the course network, is often the better choice.
     batch_size : int
         Subjects at a time.
 

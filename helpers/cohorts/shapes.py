@@ -55,7 +55,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "rod": _rod,
     "shell": _shell,
 }
-_REACH = 1.7  # no body extends farther from its centre, in equivalent radii
+_REACH = 1.75  # no body extends farther from its centre, in equivalent radii
 
 
 @dataclass(frozen=True, eq=False)

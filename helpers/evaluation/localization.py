@@ -49,6 +49,11 @@ def localization(
     ValueError
         If shapes differ or a subject's truth is empty.
 
+    Warns
+    -----
+    UserWarning
+        If maps are zero everywhere; they score as a guess, and 0 where a share of nothing is asked.
+
     Examples
     --------
     >>> from helpers import cohorts, evaluation
@@ -64,7 +69,7 @@ def localization(
         raise ValueError(f"maps, truth and within need one shape, got {shapes}")
     if not maps.isfinite().all():
         raise ValueError("the maps hold NaN or infinite values")
-    rows = []
+    rows, empty = [], []
     for i in range(len(maps)):
         counted = np.ones(truth[i].shape, bool) if within is None else within[i].numpy()
         strength = maps[i].abs().numpy()[counted]
@@ -75,8 +80,10 @@ def localization(
                 f"score only subjects with an effect"
             )
         if strength.max() == 0:
-            warnings.warn(f"the map of subject {i} is zero everywhere", stacklevel=2)
+            empty.append(i)
         rows.append(_score(strength, true))
+    if empty:
+        warnings.warn(f"the maps of subjects {empty} are zero everywhere", stacklevel=2)
     return pd.DataFrame(rows)
 
 

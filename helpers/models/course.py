@@ -9,7 +9,8 @@ class CourseNet(nn.Module):
     """Four convolutional blocks, global max pooling, one linear layer.
 
     Max pooling over the whole volume asks "is it anywhere?", which is the question that a lesion
-    poses. The last block sees about 120 mm (30 voxels) around each of its positions.
+    poses. A value of the last block can depend on a cube of 66 voxels (264 mm at 4 mm): on all of
+    the brain.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def test_gradient_equals_captum_and_monai(name, volumes):
     [
         ("course", "block4.3", 1),
         ("course", "block3", 1),
-        ("kan2020", "block3.0", 1),
+        ("kan2020", "block3", 2),
         ("resnet10", "layer2", 1),
     ],
 )

@@ -29,8 +29,8 @@ def test_audit_finds_a_second_interpolation(lesions):
     leaky = replace(lesions, volumes=fields.warp(lesions.volumes, half_a_voxel))
     leaky = replace(leaky, labels=(leaky.labels > 0).long(), classes=("control", "patient"))
     audit = cohorts.audit_leaks(leaky).set_index("statistic")
-    assert audit.loc["noise level", "auc"] > 0.9
-    assert audit.loc["smoothness", "auc"] > 0.9
+    assert audit.loc["all together", "auc"] > 0.95
+    assert audit.loc[["border", "smoothness", "noise level"], "auc"].min() > 0.7
 
 
 def test_audit_finds_brain_size_and_brightness(lesions):

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import kruskal
 
 from helpers import cohorts, grids
+from helpers.cohorts import shapes
 from helpers.cohorts.shapes import SHAPES, Body
 
 
@@ -82,7 +83,7 @@ def test_body_volume_by_counting_fine_voxels(shape):
     counted = float(body.mask(grid).sum()) * grid.voxel_volume_mm3
     assert counted == pytest.approx(4 / 3 * math.pi * 15**3, rel=0.005)
     reached = (grid.centers_mm() - 40)[:, body.mask(grid)[0]].norm(dim=0).max()
-    assert reached < 1.7 * 15
+    assert reached < shapes._REACH * 15
 
 
 def test_shells_are_hollow_and_rods_are_long():

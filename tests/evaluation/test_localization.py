@@ -72,7 +72,7 @@ def test_bad_input(truth):
         evaluation.localization(maps, empty)
     with pytest.raises(ValueError, match="NaN"):
         evaluation.localization(maps * float("nan"), truth)
-    with pytest.warns(UserWarning, match="map of subject 0 is zero everywhere"):
+    with pytest.warns(UserWarning, match=r"maps of subjects \[0\] are zero everywhere"):
         table = evaluation.localization(maps * torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1), truth)
     assert table.loc[0, "voxel_auc"] == 0.5
     assert table.loc[0, "pointing_game"] == 0
