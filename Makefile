@@ -14,13 +14,14 @@ SITE := _build/.site-is-built
 SOURCES := _config.yml constraints.txt pyproject.toml \
 	$(shell find book helpers -type f ! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*')
 
-.PHONY: help book serve test lock address clean
+.PHONY: help book serve test bench lock address clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make book     install what is missing, run every chapter on the CPU, build the website'
 	@echo 'make serve    open the built website on this machine (PORT=8000)'
 	@echo 'make test     the whole test suite, the built website in a browser included'
+	@echo 'make bench    the benchmarks; run nothing else meanwhile'
 	@echo 'make lock     renew the pinned versions in constraints.txt from pyproject.toml'
 	@echo 'make address  write the address of your fork into every place that names it'
 	@echo 'make clean    remove the built website'
@@ -42,6 +43,9 @@ test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/website
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/website
+
+bench: $(VENV)/.test-installed
+	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 # Always from nothing: after an edit of helpers, cached outputs would be yesterday's, and with
 # warnings as errors a second, incremental build passes where the first one failed.
