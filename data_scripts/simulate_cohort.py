@@ -34,9 +34,12 @@ def main() -> None:
     table["participant_id"] = "sub-" + table["participant_id"].str.replace("-", "")
     for i, name in enumerate(table["participant_id"]):
         scan = arguments.out / name / "anat" / f"{name}_T1w.nii.gz"
-        truth = arguments.out / "derivatives" / "truth" / name / "anat" / f"{name}_mask.nii.gz"
+        truth = arguments.out / "derivatives" / "truth" / name / "anat"
         grids.save(cohort.volumes[i], cohort.grid, scan)
-        grids.save(cohort.truth.mask[i], cohort.grid, truth)
+        grids.save(cohort.truth.mask[i], cohort.grid, truth / f"{name}_mask.nii.gz")
+        if cohort.truth.log_expansion is not None:
+            expansion = truth / f"{name}_logexpansion.nii.gz"
+            grids.save(cohort.truth.log_expansion[i], cohort.grid, expansion)
     description = {
         "Name": f"Simulated brains, task {arguments.task}, seed {arguments.seed}",
         "BIDSVersion": "1.9.0",

@@ -1,9 +1,11 @@
 """Train the networks that ship with the course, and write their weights and cards.
 
 Each task has its own cohorts: training, validation and held-out subjects come from different
-seeds, so they share nobody. On two cores the lesion network takes about half an hour.
+seeds, so they share nobody. On two cores the lesion network takes about half an hour. Another
+seed starts from other weights and sees the same subjects in another order.
 
     python data_scripts/train_models.py lesion shortcut
+    python data_scripts/train_models.py atrophy alcohol sex --seeds 0 1 2
 """
 
 import argparse
@@ -20,6 +22,7 @@ RECIPES = {
         "network": "course",
         "subjects": 2000,
         "epochs": 14,
+        "learning_rate": 2e-3,
         "cohort": {},
         "held_out": {"lesion": {}},
     },
@@ -27,12 +30,24 @@ RECIPES = {
         "network": "course",
         "subjects": 400,
         "epochs": 6,
+        "learning_rate": 2e-3,
         "cohort": {"tag": "label"},
         "held_out": {
             "tag goes with the label": {"tag": "label"},
             "tag given by coin": {"tag": "random"},
             "nobody has a tag": {"tag": "none"},
         },
+    },
+    **{
+        task: {
+            "network": "course_with_places",
+            "subjects": subjects,
+            "epochs": 8,
+            "learning_rate": 1e-3,
+            "cohort": {},
+            "held_out": {task: {}},
+        }
+        for task, subjects in {"atrophy": 600, "alcohol": 600, "sex": 1000}.items()
     },
 }
 TRAIN_SEED, VALIDATION_SEED, HELD_OUT_SEED = 100, 101, 102
@@ -43,39 +58,47 @@ def main() -> None:
     """Train every task named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="+", choices=sorted(RECIPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and order")
     parser.add_argument("--folder", type=Path, default=models.WEIGHTS, help="where to write")
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("runs"), help="where to resume from"
     )
     arguments = parser.parse_args()
     for task in arguments.tasks:
-        train_task(task, arguments.folder, arguments.checkpoints)
+        recipe = RECIPES[task]
+        train, validation = (
+            cohorts.simulate(task, subjects, seed, progress=True, **recipe["cohort"])
+            for subjects, seed in ((recipe["subjects"], TRAIN_SEED), (200, VALIDATION_SEED))
+        )
+        tests = {
+            name: cohorts.simulate(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED, **options)
+            for name, options in recipe["held_out"].items()
+        }
+        for seed in arguments.seeds:
+            train_network(task, seed, train, validation, tests, arguments)
 
 
-def train_task(task: str, folder: Path, checkpoints: Path) -> None:
+def train_network(task: str, seed: int, train, validation, tests: dict, arguments) -> None:
     """Train one network, score it on held-out subjects and write weights and card."""
     recipe = RECIPES[task]
-    train = cohorts.simulate(
-        task, recipe["subjects"], TRAIN_SEED, progress=True, **recipe["cohort"]
-    )
-    validation = cohorts.simulate(task, 200, VALIDATION_SEED, progress=True, **recipe["cohort"])
-    model = models.build(recipe["network"], len(train.classes), train.grid.shape)
+    model = models.build(recipe["network"], len(train.classes), train.grid.shape, seed=seed)
     history = models.train(
         model,
         train,
         validation=validation,
         epochs=recipe["epochs"],
+        learning_rate=recipe["learning_rate"],
         augment=models.flips if task == "lesion" else None,
-        checkpoint=checkpoints / f"{task}.safetensors",
+        checkpoint=arguments.checkpoints / f"{task}-{seed}.safetensors",
+        seed=seed,
     )
     print(history.round(3).to_string(index=False))
 
     held_out = {}
-    for name, options in recipe["held_out"].items():
-        test = cohorts.simulate(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED, progress=True, **options)
+    for name, test in tests.items():
         score = models.scores(models.predict(model.cpu(), test.volumes), test, name=task)
         held_out[name] = {
-            "cohort": {"task": task, "seed": HELD_OUT_SEED, **options},
+            "cohort": {"task": task, "seed": HELD_OUT_SEED, **recipe["held_out"][name]},
             **score.drop(columns="model").round(4).to_dict("records")[0],
         }
         print(name, held_out[name])
@@ -89,19 +112,20 @@ def train_task(task: str, folder: Path, checkpoints: Path) -> None:
         "training": {
             "subjects": recipe["subjects"],
             "seed": TRAIN_SEED,
+            "weights_seed": seed,
             "epochs": len(history),
             "minutes": round(history["seconds"].sum() / 60, 1),
             **recipe["cohort"],
         },
         "held_out": held_out,
-        "command": f"python data_scripts/train_models.py {task}",
+        "command": f"python data_scripts/train_models.py {task} --seeds {seed}",
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "nilearn", "monai")},
         },
     }
     card["versions"]["threads"] = torch.get_num_threads()
-    models.save_pretrained(model, task, card, folder=folder)
+    models.save_pretrained(model, task, card, seed=seed, folder=arguments.folder)
 
 
 if __name__ == "__main__":

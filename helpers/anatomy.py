@@ -1,4 +1,4 @@
-"""Real anatomy without a download: the MNI152 template on any grid.
+"""Real anatomy without a download: the MNI152 template on any grid, and atlases of its regions.
 
 The T1 and the tissue maps are the ICBM 2009a nonlinear symmetric template (152 people averaged)
 that ships inside nilearn.
@@ -8,13 +8,18 @@ References
 Fonov et al. (2011), Unbiased average age-appropriate atlases for pediatric studies.
 """
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from nilearn import datasets
 from torch import Tensor
 
@@ -43,6 +48,24 @@ class Anatomy:
     t1: Float[Tensor, "1 x y z"]
     tissues: Float[Tensor, "3 x y z"]
     mask: Bool[Tensor, "1 x y z"]
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """Regions of the brain on a grid.
+
+    Attributes
+    ----------
+    grid : Grid
+    labels : tensor of shape (x, y, z)
+        Number of each voxel's region, 0 where there is none.
+    names : dict of int to str
+        Name of each region that has voxels on the grid.
+    """
+
+    grid: Grid
+    labels: Int[Tensor, "x y z"]
+    names: dict[int, str]
 
 
 @lru_cache(maxsize=4)
@@ -75,6 +98,106 @@ def template(grid: Grid | None = None) -> Anatomy:
     """
     grid = grids.mni() if grid is None else grid
     return _template(grid.shape, tuple(grid.affine.ravel().tolist()))
+
+
+def atlas(
+    grid: Grid | None = None,
+    source: Any = "tissues",
+    *,
+    names: Mapping[int, str] | pd.DataFrame | str | Path | None = None,
+) -> Atlas:
+    """Return an atlas on a grid, each voxel with the label of the nearest atlas voxel in MNI.
+
+    Parameters
+    ----------
+    grid : Grid, optional
+        Default the 4 mm teaching grid.
+    source : str, Path, image or what a nilearn fetcher returns
+        ``"tissues"`` (default, no download): grey matter, white matter and cerebrospinal fluid of
+        the template, each voxel by its largest part. Else a NIfTI file or image of whole-numbered
+        labels in MNI space, or for example
+        ``nilearn.datasets.fetch_atlas_harvard_oxford("sub-maxprob-thr25-2mm")``, which downloads
+        the atlas on its first call.
+    names : mapping, DataFrame or path to a CSV or TSV file
+        Name of each label; a table has the columns ``index`` and ``name``. Not needed where the
+        source brings names (``"tissues"``, nilearn). Names without voxels and the label 0 are
+        ignored.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If labels have no name, are not whole numbers, or none lies on the grid.
+
+    Warns
+    -----
+    UserWarning
+        If regions hold no voxel of the grid: too small for it, or outside.
+
+    Examples
+    --------
+    >>> from helpers import anatomy
+    >>> anatomy.atlas().names
+    {1: 'grey matter', 2: 'white matter', 3: 'cerebrospinal fluid'}
+    """
+    grid = grids.mni() if grid is None else grid
+    if isinstance(source, str) and source == "tissues":
+        brain = template(grid)
+        labels = torch.where(brain.mask[0], brain.tissues.argmax(0) + 1, 0)
+        return Atlas(grid, labels, dict(enumerate(TISSUES, start=1)))
+    if hasattr(source, "maps"):  # a nilearn atlas
+        names = getattr(source, "lut", None) if names is None else names
+        source = source.maps
+    data, native = _read_labels(source)
+    if not np.array_equal(data, np.round(data)):
+        raise ValueError(
+            f"an atlas holds whole numbers, one a region, but this one holds "
+            f"{data[data != np.round(data)][0]:.3g}; is it a map of probabilities?"
+        )
+    present = set(np.unique(data).astype(int).tolist()) - {0}
+    known = _region_names(names)
+    nameless = sorted(present - known.keys())
+    if nameless:
+        raise ValueError(
+            f"the labels {nameless[:10]} of the atlas have no name; pass names={{label: name}}, "
+            f"or a table with the columns index and name"
+        )
+    labels = torch.from_numpy(grids.resample(data, native, grid, nearest=True)).long()
+    kept = set(labels.unique().tolist()) - {0}
+    if not kept:
+        raise ValueError("no region of the atlas lies on the grid; are both in MNI space?")
+    if present - kept:
+        lost = [known[label] for label in sorted(present - kept)]
+        warnings.warn(f"these regions hold no voxel of the grid: {lost}", stacklevel=2)
+    return Atlas(grid, labels, {label: known[label] for label in sorted(kept)})
+
+
+def _read_labels(source: nib.Nifti1Image | str | Path) -> tuple[np.ndarray, Grid]:
+    if not isinstance(source, nib.Nifti1Image):
+        return grids.read(source)
+    upright = nib.as_closest_canonical(source)
+    data = np.asarray(upright.dataobj, dtype=np.float32)
+    if data.ndim != 3:
+        raise ValueError(f"the atlas has shape {data.shape}; expected one 3D image of labels")
+    return data, Grid(data.shape, upright.affine)
+
+
+def _region_names(names) -> dict[int, str]:
+    if names is None:
+        return {}
+    if isinstance(names, Mapping):
+        return {int(label): str(name) for label, name in names.items()}
+    table = names
+    if not isinstance(table, pd.DataFrame):
+        if not Path(table).exists():
+            raise FileNotFoundError(f"no table of region names at {table}")
+        table = pd.read_csv(table, sep="\t" if str(table).endswith(".tsv") else ",")
+    if not {"index", "name"} <= set(table.columns):
+        raise ValueError(
+            f"a table of region names has the columns index and name, got {list(table.columns)}"
+        )
+    return dict(zip(table["index"].astype(int), table["name"].astype(str), strict=True))
 
 
 def _on_grid(loaded: nib.Nifti1Image, grid: Grid) -> Tensor:

@@ -23,7 +23,8 @@ for variable in ("HELPERS_PROFILE", "HELPERS_STATIC_SITE"):
 
 # Under pytest-xdist every worker would otherwise take all cores.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // _workers))
+_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+torch.set_num_threads(max(1, _threads // _workers))
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
+import nibabel as nib
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 from nilearn import datasets, image
 
@@ -50,3 +53,107 @@ def test_right_is_right():
     assert grid.millimetres([47, 0, 0])[0] > 0
     assert grid.millimetres([0, 55, 0])[1] > 0
     assert grid.millimetres([0, 0, 47])[2] > 0
+
+
+# Atlases
+
+
+def in_millimetres(grid):
+    """Regions that are known in MNI millimetres, as a file of any grid and orientation holds them.
+
+    1 is a box at the right front, 2 one at the left back, 3 a single point that no coarse grid has.
+    """
+    x, y, z = grid.centers_mm().numpy()
+    labels = np.zeros(grid.shape, np.int16)
+    labels[(x > 20) & (y > 10) & (z > 0)] = 1
+    labels[(x < -20) & (y < -10) & (z > 0)] = 2
+    return labels
+
+
+@pytest.fixture
+def source():
+    """An atlas at 2x3x2.5 mm whose file counts x from right to left."""
+    affine = np.array([[-2, 0, 0, 91.0], [0, 3, 0, -127], [0, 0, 2.5, -73], [0, 0, 0, 1]])
+    grid = grids.Grid((92, 72, 64), affine)
+    labels = in_millimetres(grid)
+    labels[40, 39, 40] = 3  # between the voxel centres of both grids
+    return nib.Nifti1Image(labels, affine)
+
+
+NAMES = {0: "Background", 1: "right front", 2: "left back", 3: "dot", 9: "not there"}
+
+
+def check_regions(found, grid):
+    """Away from the faces of the boxes, a nearest voxel is in the box that its place is in."""
+    x, y, z = grid.centers_mm().numpy()
+    faces = (np.abs(np.abs(x) - 20), np.abs(np.abs(y) - 10), np.abs(z), 86 - np.abs(z))
+    safe = np.min(faces, axis=0) > 2
+    safe &= (np.abs(x) < 86) & (z > -70) & (z < 80) & (np.abs(y) < 80)
+    assert (in_millimetres(grid)[safe] == found.labels.numpy()[safe]).all()
+    assert {1, 2} <= set(found.labels[torch.from_numpy(safe)].unique().tolist())
+
+
+@pytest.mark.parametrize("spacing_mm", [4.0, 8.0])
+def test_atlas_goes_through_both_affines(source, tmp_path, spacing_mm):
+    grid = grids.mni(spacing_mm)
+    nib.save(source, tmp_path / "atlas.nii.gz")
+    (tmp_path / "names.csv").write_text("index,name\n1,right front\n2,left back\n3,dot\n")
+    with pytest.warns(UserWarning, match=r"hold no voxel of the grid: \['dot'\]"):
+        found = anatomy.atlas(grid, source, names=NAMES)
+    check_regions(found, grid)
+    assert found.names == {1: "right front", 2: "left back"}
+    with pytest.warns(UserWarning, match="hold no voxel of the grid"):
+        again = anatomy.atlas(grid, tmp_path / "atlas.nii.gz", names=tmp_path / "names.csv")
+    assert torch.equal(found.labels, again.labels)
+    assert found.names == again.names
+
+
+def test_atlas_of_a_nilearn_fetcher(source, tmp_path):
+    """Harvard-Oxford by nilearn's own function, which finds the files where FSL has them."""
+    folder = tmp_path / "fsl" / "data" / "atlases"
+    (folder / "HarvardOxford").mkdir(parents=True)
+    nib.save(source, folder / "HarvardOxford" / "HarvardOxford-sub-maxprob-thr25-2mm.nii.gz")
+    (folder / "HarvardOxford-Subcortical.xml").write_text(
+        '<atlas><data><label index="0">Right Hippocampus</label>'
+        '<label index="1">Left Lateral Ventrical</label><label index="2">Dot</label></data></atlas>'
+    )
+    fetched = datasets.fetch_atlas_harvard_oxford(
+        "sub-maxprob-thr25-2mm", data_dir=tmp_path, verbose=0
+    )
+    with pytest.warns(UserWarning, match=r"hold no voxel of the grid: \['Dot'\]"):
+        found = anatomy.atlas(grids.mni(), fetched)
+    assert found.names == {1: "Right Hippocampus", 2: "Left Lateral Ventricle"}
+    check_regions(found, grids.mni())
+
+
+def test_tissues_are_the_default_atlas():
+    brain, found = anatomy.template(), anatomy.atlas()
+    assert tuple(found.names.values()) == anatomy.TISSUES
+    assert torch.equal(found.labels > 0, brain.mask[0])
+    white = found.labels == 2
+    assert (brain.tissues[1][white] >= brain.tissues[[0, 2]].amax(0)[white]).all()
+
+
+def test_atlases_that_cannot_be_used(source, tmp_path):
+    nib.save(source, tmp_path / "atlas.nii.gz")
+    with pytest.raises(ValueError, match=r"labels \[1, 2, 3\] of the atlas have no name"):
+        anatomy.atlas(None, tmp_path / "atlas.nii.gz")
+    with pytest.raises(ValueError, match=r"labels \[3\] of the atlas have no name"):
+        anatomy.atlas(None, source, names={1: "a", 2: "b"})
+    with pytest.raises(ValueError, match=r"columns index and name, got \['label'\]"):
+        anatomy.atlas(None, source, names=pd.DataFrame({"label": [1]}))
+    with pytest.raises(FileNotFoundError, match="no table of region names"):
+        anatomy.atlas(None, source, names=tmp_path / "names.csv")
+    with pytest.raises(FileNotFoundError, match="no scan at"):
+        anatomy.atlas(None, tmp_path / "other.nii.gz", names=NAMES)
+    probable = nib.Nifti1Image(source.get_fdata(dtype=np.float32) / 4, source.affine)
+    with pytest.raises(ValueError, match="is it a map of probabilities"):
+        anatomy.atlas(None, probable, names=NAMES)
+    stacked = nib.Nifti1Image(np.zeros((4, 5, 6, 2), np.float32), source.affine)
+    with pytest.raises(ValueError, match=r"shape \(4, 5, 6, 2\); expected one 3D image"):
+        anatomy.atlas(None, stacked, names=NAMES)
+    far_away = np.eye(4)
+    far_away[:3, 3] = 900
+    away = nib.Nifti1Image(source.get_fdata(dtype=np.float32), far_away)
+    with pytest.raises(ValueError, match="no region of the atlas lies on the grid"):
+        anatomy.atlas(None, away, names=NAMES)

@@ -10,6 +10,7 @@ from helpers import anatomy, grids, runtime
 from helpers.anatomy import Anatomy
 from helpers.cohorts import subjects as healthy
 from helpers.cohorts.cohort import Cohort, Truth
+from helpers.cohorts.deformations import Deformation
 from helpers.cohorts.shapes import Body
 from helpers.cohorts.tasks import TASKS
 from helpers.grids import Grid
@@ -24,14 +25,17 @@ class Parameters:
     Attributes
     ----------
     variation : Variation or None
-        The healthy brain; None when the brain is a real scan.
+        The healthy brain; None when the brain is a real scan that was not deformed.
     disease, shortcut : tuple of Body
         What was planted: the effect that defines the label, and what merely goes along with it.
+    deformation : Deformation or None
+        The effect that defines the label, where it is one of form.
     """
 
     variation: healthy.Variation | None
-    disease: tuple[Body, ...]
-    shortcut: tuple[Body, ...]
+    disease: tuple[Body, ...] = ()
+    shortcut: tuple[Body, ...] = ()
+    deformation: Deformation | None = None
 
 
 def simulate(
@@ -51,6 +55,8 @@ def simulate(
     task : str
         ``"lesion"``: healthy, or a lesion shaped as ball, cube, rod or shell, all of one volume
         and brightness. ``"shortcut"``: a faint disease and a scanner tag that goes with it.
+        ``"atrophy"``, ``"alcohol"``: structures that grow and shrink. ``"sex"``: head size and
+        small changes in many places; made up, no finding about women or men.
     subjects : int, optional
         Default 200, or every scan of ``base``. The classes take turns, so they are equally large.
     seed : int
@@ -59,11 +65,13 @@ def simulate(
         Default the 4 mm MNI grid, or that of ``base``.
     base : Cohort, optional
         Plant into these scans instead of the warped template. Labels of ``base`` are not used. The
-        scans have their noise already, so an opaque body has none in it.
+        scans have their noise already, so an opaque body has none in it. To deform a scan means to
+        interpolate it once more; controls are turned a little and interpolated just the same.
     progress : bool
         Show a progress bar.
     **options
-        The task's own, see `helpers.cohorts.tasks.draw_lesions` and ``draw_shortcut``.
+        The task's own, see `helpers.cohorts.tasks`: ``draw_lesions``, ``draw_shortcut``,
+        ``draw_disease``, ``draw_sex``.
 
     Returns
     -------
@@ -95,11 +103,16 @@ def simulate(
     volumes = torch.empty(subjects, 1, *grid.shape)
     mask = torch.zeros(subjects, 1, *grid.shape, dtype=torch.bool)
     site, shortcut = mask.clone(), mask.clone()
+    log_expansion = torch.zeros_like(volumes) if TASKS[task].deformation else None
     parameters = []
     for i in runtime.progress(range(subjects), label=f"simulating {task}", show=progress):
         scan = None if base is None else base.volumes[i]
-        drawn, clean, brain = _draw_subject(task, int(labels[i]), template, scan, seed, i, options)
-        volumes[i] = _finish(drawn, clean, brain, grid)
+        drawn, brain = _draw_subject(task, int(labels[i]), template, scan, seed, i, options)
+        volumes[i] = _finish(drawn, brain, grid)
+        if drawn.deformation is not None:
+            site[i] = brain.site
+            mask[i] = brain.site & (drawn.deformation.strength != 0)
+            log_expansion[i] = brain.log_expansion
         for body in drawn.disease:
             site[i] |= body.mask(grid)
             mask[i] |= body.mask(grid) & body.visible
@@ -113,7 +126,7 @@ def simulate(
         classes=TASKS[task].classes,
         participants=_participants(parameters, labels, TASKS[task].classes, base),
         grid=grid,
-        truth=Truth(mask=mask, site=site, shortcut=shortcut),
+        truth=Truth(mask=mask, site=site, shortcut=shortcut, log_expansion=log_expansion),
         parameters=parameters,
     )
 
@@ -126,41 +139,50 @@ def render(parameters: Parameters, grid: Grid, *, scan: Tensor | None = None) ->
     scan : tensor of shape (1, x, y, z), optional
         The real scan, for a subject that was planted into one.
     """
-    clean, _, brain = _brain(parameters.variation, anatomy.template(grid), scan)
-    return _finish(parameters, clean, brain, grid)
+    brain = _brain(parameters, anatomy.template(grid), scan)
+    return _finish(parameters, brain, grid)
 
 
 def _draw_subject(task, label, template: Anatomy, scan, seed, i, options):
-    variation = healthy.draw(runtime.generator(seed, _VARIATION, i)) if scan is None else None
-    clean, white_matter, brain = _brain(variation, template, scan)
-    disease, shortcut = TASKS[task].draw(
+    variation_stream = runtime.generator(seed, _VARIATION, i)
+    effect_stream = runtime.generator(seed, _EFFECT, i)
+    if TASKS[task].deformation:
+        variation = (healthy.draw if scan is None else healthy.draw_pose)(variation_stream)
+        deformation = TASKS[task].deformation(label, generator=effect_stream, **options)
+        drawn = Parameters(variation, deformation=deformation)
+        return drawn, _brain(drawn, template, scan)
+    variation = healthy.draw(variation_stream) if scan is None else None
+    brain = _brain(Parameters(variation), template, scan)
+    disease, shortcut = TASKS[task].bodies(
         label,
-        white_matter,
-        brain.float(),
+        brain.tissues[1:2],
+        brain.mask.float(),
         grid=template.grid,
-        generator=runtime.generator(seed, _EFFECT, i),
+        generator=effect_stream,
         **options,
     )
-    return Parameters(variation, tuple(disease), tuple(shortcut)), clean, brain
+    return Parameters(variation, tuple(disease), tuple(shortcut)), brain
 
 
-def _brain(variation, template: Anatomy, scan):
-    """Return a brain before anything is planted, its white matter and its mask."""
-    if scan is not None:
-        brain = scan != 0
-        return scan, template.tissues[1:2] * brain, brain
-    clean, tissues, brain = healthy.render(variation, template)
-    return clean, tissues[1:2], brain
+def _brain(parameters: Parameters, template: Anatomy, scan) -> healthy.Brain:
+    """Return a brain before any body is planted."""
+    if scan is None:
+        return healthy.render(parameters.variation, template, parameters.deformation)
+    mask = scan != 0
+    real = Anatomy(template.grid, scan, template.tissues * mask, mask)
+    if parameters.deformation is None:
+        return healthy.Brain(real.t1, real.tissues, real.mask, site=torch.zeros_like(mask))
+    return healthy.render(parameters.variation, real, parameters.deformation)
 
 
-def _finish(parameters: Parameters, clean: Tensor, brain: Tensor, grid: Grid) -> Tensor:
+def _finish(parameters: Parameters, brain: healthy.Brain, grid: Grid) -> Tensor:
     """Plant the bodies, then scan the result (a real scan has been scanned already)."""
-    volume = clean
+    volume = brain.t1
     for body in (*parameters.disease, *parameters.shortcut):
         volume = body.paint(volume, grid)
     if parameters.variation is None:
         return volume
-    return healthy.acquire(volume, parameters.variation, brain)
+    return healthy.acquire(volume, parameters.variation, brain.mask)
 
 
 def _balanced_labels(subjects: int, classes: int, seed: int) -> Tensor:
@@ -179,6 +201,8 @@ def _participants(parameters, labels, classes, base) -> pd.DataFrame:
         table = pd.DataFrame({"participant_id": [f"sim-{i:05d}" for i in range(len(labels))]})
         table["head_size"] = [float(p.variation.size.mean()) for p in parameters]
         table["noise"] = [p.variation.noise for p in parameters]
+    if parameters[0].deformation is not None:
+        table["strength"] = [p.deformation.strength for p in parameters]
     table["diagnosis"] = [classes[label] for label in labels.tolist()]
     table["tag"] = [any(body.visible for body in p.shortcut) for p in parameters]
     return table

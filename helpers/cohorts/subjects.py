@@ -1,12 +1,13 @@
 """Healthy variation: one template, many different brains.
 
 A subject is a set of drawn numbers (`draw`) and a function of them that draws nothing (`render`).
-Head size, pose and a smooth diffeomorphism are composed into *one* field, and the template is
-interpolated *once*. Doing it twice for one group only blurs that group, and a network will find
-the blur before it finds the disease (chapter 2 tells that story).
+Head size, pose, a smooth diffeomorphism and a disease that deforms are composed into *one* field,
+and the template is interpolated *once*. Doing it twice for one group only blurs that group, and a
+network will find the blur before it finds the disease (chapter 2 tells that story).
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from helpers import fields
 from helpers.anatomy import Anatomy
+from helpers.cohorts.deformations import Deformation
 from helpers.cohorts.preprocessing import standardise
 from helpers.grids import Grid
 
@@ -58,6 +60,29 @@ class Variation:
     noise_seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """One subject before the scanner, on the grid of the template.
+
+    Attributes
+    ----------
+    t1 : tensor of shape (1, x, y, z)
+        Without noise; median 1, background 0.
+    tissues : tensor of shape (3, x, y, z)
+    mask : tensor of shape (1, x, y, z)
+    site : tensor of shape (1, x, y, z)
+        The structures of the deformation; empty without one.
+    log_expansion : tensor of shape (1, x, y, z), optional
+        What the deformation did to each place; None without one.
+    """
+
+    t1: Float[Tensor, "1 x y z"]
+    tissues: Float[Tensor, "3 x y z"]
+    mask: Bool[Tensor, "1 x y z"]
+    site: Bool[Tensor, "1 x y z"]
+    log_expansion: Float[Tensor, "1 x y z"] | None = None
+
+
 def draw(generator: torch.Generator) -> Variation:
     """Draw one healthy subject."""
 
@@ -78,7 +103,22 @@ def draw(generator: torch.Generator) -> Variation:
     )
 
 
-def displacement(variation: Variation, grid: Grid) -> Float[Tensor, "1 3 x y z"]:
+def draw_pose(generator: torch.Generator) -> Variation:
+    """Draw only what registration leaves over: for scans that have all other variation already."""
+    drawn = draw(generator)
+    return replace(
+        drawn,
+        size=torch.ones(3),
+        deformation_mm=0.0,
+        contrast=torch.zeros(3),
+        bias=torch.zeros_like(drawn.bias),
+        noise=0.0,
+    )
+
+
+def displacement(
+    variation: Variation, grid: Grid, *, head_size: float = 1.0
+) -> Float[Tensor, "1 3 x y z"]:
     """Return the one field that pulls the template into the subject, in voxels."""
     # The smooth part is integrated on every second voxel: an eighth of the work, the same field.
     coarse = tuple((n + 1) // 2 for n in grid.shape)
@@ -90,21 +130,32 @@ def displacement(variation: Variation, grid: Grid) -> Float[Tensor, "1 3 x y z"]
     ).view(1, 3, 1, 1, 1)
     velocity = velocity * (variation.deformation_mm / velocity.std()) / coarse_spacing_mm
     smooth = fields.resize(fields.integrate_velocity(velocity, steps=5), grid.shape)
-    return fields.compose_affine(_pose(variation, grid), smooth)
+    return fields.compose_affine(_pose(variation, grid, head_size), smooth)
 
 
-def render(
-    variation: Variation, anatomy: Anatomy
-) -> tuple[Float[Tensor, "1 x y z"], Float[Tensor, "3 x y z"], Bool[Tensor, "1 x y z"]]:
-    """Return the subject's noiseless T1 (median 1, background 0), tissues and brain mask."""
+def render(variation: Variation, anatomy: Anatomy, deformation: Deformation | None = None) -> Brain:
+    """Return the subject without noise, and where and how the deformation changed it."""
+    grid = anatomy.grid
+    head_size = 1.0 if deformation is None else deformation.head_size
+    healthy = field = displacement(variation, grid, head_size=head_size)
+    site, log_expansion = torch.zeros_like(anatomy.mask), None
+    if deformation is not None:
+        effect = deformation.displacement(grid)
+        field = fields.compose(effect, healthy)
+        changes = torch.cat([deformation.site(grid)[None].float(), fields.log_expansion(effect)], 1)
+        site, log_expansion = fields.warp(changes, healthy)[0].split([1, 1])
+        site = site > 0.5
     sources = torch.cat([anatomy.t1, anatomy.tissues, anatomy.mask.float()])[None]
-    t1, tissues, mask = fields.warp(sources, displacement(variation, anatomy.grid))[0].split(
-        [1, 3, 1]
-    )
+    t1, tissues, mask = fields.warp(sources, field)[0].split([1, 3, 1])
     mask = mask > 0.5
     tissues = tissues * mask
-    t1 = t1 * (1 + torch.einsum("t,txyz->xyz", variation.contrast, tissues))
-    return standardise(t1, mask), tissues, mask
+    t1 = standardise(t1 * (1 + torch.einsum("t,txyz->xyz", variation.contrast, tissues)), mask)
+    if deformation is not None:
+        # A grown ventricle darkens the median of the whole brain, and with it every voxel: the
+        # network would read the effect anywhere. Only tissue away from the structures counts.
+        t1 = t1 / t1[mask & ~site].median()
+        log_expansion = (log_expansion + 3 * math.log(head_size)) * mask
+    return Brain(t1, tissues, mask, site & mask, log_expansion)
 
 
 def acquire(
@@ -120,10 +171,12 @@ def acquire(
     return torch.where(mask, clean * log_bias[0].exp() + noise, clean)
 
 
-def _pose(variation: Variation, grid: Grid) -> Float[Tensor, "4 4"]:
+def _pose(variation: Variation, grid: Grid, head_size: float) -> Float[Tensor, "4 4"]:
     """Return the voxel-to-voxel matrix that looks up the template for a resized, turned head."""
     center = torch.tensor(_HEAD_CENTER_MM)
-    linear = fields.rotation(variation.rotation_deg.deg2rad()) @ torch.diag(1 / variation.size)
+    linear = fields.rotation(variation.rotation_deg.deg2rad()) @ torch.diag(
+        1 / (variation.size * head_size)
+    )
     in_mm = torch.eye(4)
     in_mm[:3, :3] = linear
     in_mm[:3, 3] = center - linear @ (center + variation.translation_mm)

@@ -1,17 +1,20 @@
-"""The tasks: which bodies a subject of each class carries.
+"""The tasks: what a subject of each class carries.
 
-A task draws the bodies of one subject. It draws them in the same way for every class, controls
-included, and only then decides what is visible and in which shape: place, size and brightness can
-then not tell the classes apart.
+A task draws the effect of one subject. It draws it in the same way for every class, controls
+included, and only then decides what is visible, in which shape and how strong: place, size and
+brightness can then not tell the classes apart.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from helpers.cohorts.deformations import STRUCTURES, Deformation
 from helpers.cohorts.shapes import SHAPES, Body
 from helpers.grids import Grid
 
@@ -23,14 +26,16 @@ TAGS = ("label", "random", "none")
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled experiment: its classes, and how to draw one subject's bodies.
+    """A labelled experiment: its classes, and how to draw one subject's effect.
 
-    ``draw(label, allowed, centers, grid, generator, **options)`` returns the bodies whose truth is
-    the disease and the bodies that are a shortcut.
+    Either ``bodies(label, white_matter, brain, grid, generator, **options)``, which returns the
+    bodies whose truth is the disease and the bodies that are a shortcut, or
+    ``deformation(label, generator, **options)``.
     """
 
     classes: tuple[str, ...]
-    draw: Callable[..., tuple[list[Body], list[Body]]]
+    bodies: Callable[..., tuple[list[Body], list[Body]]] | None = None
+    deformation: Callable[..., Deformation] | None = None
 
 
 def draw_lesions(
@@ -137,10 +142,64 @@ def draw_shortcut(
     return [spot], [marker]
 
 
+def draw_disease(
+    structures: str, label: int, *, generator: torch.Generator, severity: float = 1.0
+) -> Deformation:
+    """Draw how strongly the structures of one subject grow and shrink.
+
+    Parameters
+    ----------
+    structures : str
+        Key of `helpers.cohorts.deformations.STRUCTURES`.
+    label : int
+        0 is control (strength 0), 1 is patient.
+    severity : float
+        Mean strength of patients, 0 or above; one patient has 0.7 to 1.3 times as much.
+    """
+    strength = _draw_strength(severity, generator)
+    return Deformation(STRUCTURES[structures], strength if label == 1 else 0.0)
+
+
+def draw_sex(
+    label: int,
+    *,
+    generator: torch.Generator,
+    severity: float = 1.0,
+    head_size: float = 0.036,
+) -> Deformation:
+    """Draw a concept that is spread over the brain: head size and many small changes.
+
+    Half of each difference goes to each class, in opposite directions. The signs and places are
+    made up; nothing here is a finding about women or men.
+
+    Parameters
+    ----------
+    label : int
+        0 is female, 1 is male.
+    severity : float
+        Mean strength of the difference in the structures, 0 or above.
+    head_size : float
+        Mean difference of head size along each axis, default 3.6 % (about 11 % of volume); one
+        subject differs from another by 3 % (SD) anyway.
+    """
+    side = (-0.5, 0.5)[label]
+    strength = _draw_strength(severity, generator)
+    return Deformation(STRUCTURES["sex"], side * strength, 1 + side * head_size)
+
+
 TASKS: dict[str, Task] = {
-    "lesion": Task(("healthy", *SHAPES), draw_lesions),
-    "shortcut": Task(("control", "patient"), draw_shortcut),
+    "lesion": Task(("healthy", *SHAPES), bodies=draw_lesions),
+    "shortcut": Task(("control", "patient"), bodies=draw_shortcut),
+    "atrophy": Task(("control", "patient"), deformation=partial(draw_disease, "atrophy")),
+    "alcohol": Task(("control", "patient"), deformation=partial(draw_disease, "alcohol")),
+    "sex": Task(("female", "male"), deformation=draw_sex),
 }
+
+
+def _draw_strength(severity: float, generator: torch.Generator) -> float:
+    if not (math.isfinite(severity) and severity >= 0):
+        raise ValueError(f"severity must be a number of 0 or above, got {severity}")
+    return severity * (0.7 + 0.6 * float(torch.rand(1, generator=generator)))
 
 
 def _find_site(

@@ -1,5 +1,32 @@
-"""Is the explanation right? Scores against the truth, as tidy tables."""
+"""Is the explanation right? Scores against the truth, as tidy tables.
 
+`localization` asks whether a map points to what was planted, `faithfulness` and `mask_test`
+whether the network needs what it points to, `randomization_check` whether it depends on what the
+network has learned, `agreement` whether methods say the same, `by_region` and `group_test` what a
+group of maps says together. `intervals` says how sure their means are.
+"""
+
+from helpers.evaluation.agreement import agreement
+from helpers.evaluation.faithfulness import area_under_curve, faithfulness, mask_test
+from helpers.evaluation.groups import GroupTest, group_test
+from helpers.evaluation.intervals import intervals
 from helpers.evaluation.localization import localization
+from helpers.evaluation.masks import dice, dice_with_background, strongest
+from helpers.evaluation.randomization import randomization_check
+from helpers.evaluation.regions import by_region
 
-__all__ = ["localization"]
+__all__ = [
+    "GroupTest",
+    "agreement",
+    "area_under_curve",
+    "by_region",
+    "dice",
+    "dice_with_background",
+    "faithfulness",
+    "group_test",
+    "intervals",
+    "localization",
+    "mask_test",
+    "randomization_check",
+    "strongest",
+]

@@ -8,20 +8,20 @@ Zhang et al. (2018), Top-down neural attention by excitation backprop: the point
 Arras, Osman, Samek (2022), CLEVR-XAI: relevance mass and rank accuracy.
 """
 
-import warnings
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from helpers.evaluation.masks import counted, warn_of_zero_maps
+
 
 def localization(
     maps: Float[Tensor, "subject 1 x y z"],
     truth: Bool[Tensor, "subject 1 x y z"],
     *,
-    within: Bool[Tensor, "subject 1 x y z"] | None = None,
+    within: Bool[Tensor, "#subject 1 x y z"] | None = None,
 ) -> pd.DataFrame:
     """Score maps against the planted truth, one row a subject.
 
@@ -31,7 +31,7 @@ def localization(
         Attribution maps; their absolute value is scored.
     truth : boolean tensor of the same shape
         Planted voxels, at least one a subject: leave out subjects without an effect.
-    within : boolean tensor of the same shape, optional
+    within : boolean tensor of the same shape, or of one subject for all, optional
         Voxels that count, for example the brain. Default all: then the empty background makes
         every score look better.
 
@@ -42,12 +42,14 @@ def localization(
         voxel is stronger than another one; 0.5 is guessing. ``average_precision``: area under
         precision and recall; guessing gives ``prevalence``. ``relevance_mass``: share of the
         map's sum inside the truth. ``relevance_rank``: share of true voxels among the strongest
-        ones, as many as are true; this is also the Dice at matched area.
+        ones, as many as are true. This is also the Dice at matched area: with |A| = |B|,
+        2|A and B| / (|A| + |B|) is |A and B| / |B| (see `helpers.evaluation.dice`).
+        ``prevalence``: share of the voxels that are true.
 
     Raises
     ------
     ValueError
-        If shapes differ or a subject's truth is empty.
+        If shapes differ, maps hold NaN, or a subject's truth is empty.
 
     Warns
     -----
@@ -63,27 +65,22 @@ def localization(
     >>> float(evaluation.localization(perfect, patients.truth.mask)["voxel_auc"].mean())
     1.0
     """
-    if maps.shape != truth.shape or (within is not None and within.shape != truth.shape):
-        shapes = [tuple(maps.shape), tuple(truth.shape)]
-        shapes += [] if within is None else [tuple(within.shape)]
-        raise ValueError(f"maps, truth and within need one shape, got {shapes}")
-    if not maps.isfinite().all():
-        raise ValueError("the maps hold NaN or infinite values")
-    rows, empty = [], []
+    if maps.shape != truth.shape:
+        raise ValueError(
+            f"maps and truth need one shape, got {tuple(maps.shape)} and {tuple(truth.shape)}"
+        )
+    inside = counted(maps, within)
+    warn_of_zero_maps(maps, inside)
+    rows = []
     for i in range(len(maps)):
-        counted = np.ones(truth[i].shape, bool) if within is None else within[i].numpy()
-        strength = maps[i].abs().numpy()[counted]
-        true = truth[i].numpy()[counted]
+        strength = maps[i][inside[i]].abs().numpy()
+        true = truth[i][inside[i]].numpy()
         if not true.any() or true.all():
             raise ValueError(
                 f"the truth of subject {i} covers {true.sum()} of {true.size} voxels that count; "
                 f"score only subjects with an effect"
             )
-        if strength.max() == 0:
-            empty.append(i)
         rows.append(_score(strength, true))
-    if empty:
-        warnings.warn(f"the maps of subjects {empty} are zero everywhere", stacklevel=2)
     return pd.DataFrame(rows)
 
 

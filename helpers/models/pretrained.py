@@ -16,15 +16,18 @@ from helpers.models.registry import build
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def pretrained(task: str, *, folder: str | Path = WEIGHTS) -> nn.Module:
+def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.Module:
     """Return a trained network in evaluation mode.
 
     Parameters
     ----------
     task : str
-        ``"lesion"`` or ``"shortcut"``, see `helpers.cohorts.simulate`.
+        ``"lesion"``, ``"shortcut"``, ``"atrophy"``, ``"alcohol"`` or ``"sex"``, see
+        `helpers.cohorts.simulate`.
+    seed : int
+        Which of several networks that were trained alike from other initial weights.
     folder : path
-        Where ``<task>.safetensors`` and ``<task>.json`` lie.
+        Where the weights (``.safetensors``) and cards (``.json``) lie.
 
     Returns
     -------
@@ -42,13 +45,13 @@ def pretrained(task: str, *, folder: str | Path = WEIGHTS) -> nn.Module:
     >>> models.pretrained("lesion").card["classes"]
     ['healthy', 'ball', 'cube', 'rod', 'shell']
     """
-    folder = Path(folder)
-    if not (folder / f"{task}.safetensors").exists() or not (folder / f"{task}.json").exists():
+    folder, name = Path(folder), _name(task, seed)
+    if not (folder / f"{name}.safetensors").exists() or not (folder / f"{name}.json").exists():
         known = sorted(path.stem for path in folder.glob("*.safetensors"))
-        raise ValueError(f"no pretrained weights for {task!r}; there are {known}")
-    card = json.loads((folder / f"{task}.json").read_text())
+        raise ValueError(f"no pretrained weights for {name!r}; there are {known}")
+    card = json.loads((folder / f"{name}.json").read_text())
     model = build(card["network"], len(card["classes"]), tuple(card["shape"]))
-    load_weights(model, folder / f"{task}.safetensors")
+    load_weights(model, folder / f"{name}.safetensors")
     model.card = card
     return model.eval()
 
@@ -85,12 +88,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def save_pretrained(
-    model: nn.Module, task: str, card: dict, *, folder: str | Path = WEIGHTS
+    model: nn.Module, task: str, card: dict, *, seed: int = 0, folder: str | Path = WEIGHTS
 ) -> None:
     """Write a network's weights and card, each all or nothing."""
-    folder = Path(folder)
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    with runtime.replacing(folder / f"{task}.safetensors") as unfinished:
+    folder, name = Path(folder), _name(task, seed)
+    weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    with runtime.replacing(folder / f"{name}.safetensors") as unfinished:
         safetensors.torch.save_file(weights, unfinished)
-    with runtime.replacing(folder / f"{task}.json") as unfinished:
+    with runtime.replacing(folder / f"{name}.json") as unfinished:
         unfinished.write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _name(task: str, seed: int) -> str:
+    return task if seed == 0 else f"{task}-{seed}"

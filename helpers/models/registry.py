@@ -6,11 +6,12 @@ import torch
 from monai.networks import nets
 from torch import nn
 
-from helpers.models.course import CourseNet
+from helpers.models.course import CourseNet, CourseNetWithPlaces
 from helpers.models.published import Eitel2022, Kan2020, Liu2021
 
 NETWORKS: dict[str, Callable[[int, tuple[int, int, int]], nn.Module]] = {
     "course": lambda classes, shape: CourseNet(classes),
+    "course_with_places": CourseNetWithPlaces,
     "kan2020": Kan2020,
     "liu2021": Liu2021,
     "eitel2022": Eitel2022,
@@ -31,8 +32,8 @@ def build(
     Parameters
     ----------
     name : str
-        ``course``, the papers' ``kan2020``, ``liu2021``, ``eitel2022``, or MONAI's ``resnet10``,
-        ``densenet121``.
+        ``course`` (asks "is it anywhere?"), ``course_with_places`` (asks "is it here?"), the
+        papers' ``kan2020``, ``liu2021``, ``eitel2022``, or MONAI's ``resnet10``, ``densenet121``.
     classes : int
         Number of logits, at least 2.
     shape : tuple of int

@@ -99,7 +99,7 @@ def train(
             f"epochs must be 1 or more and batch_size between 1 and {len(cohort)} subjects, "
             f"got {epochs} and {batch_size}"
         )
-    fabric = fabric or _default_fabric()
+    fabric = fabric or launched_fabric()
     if batch_size % fabric.world_size:
         raise ValueError(f"batch_size {batch_size} must divide by {fabric.world_size} processes")
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -188,7 +188,8 @@ def flips(volumes: Tensor, generator: torch.Generator) -> Tensor:
     )
 
 
-def _default_fabric() -> Fabric:
+def launched_fabric() -> Fabric:
+    """Return the engine: the GPU if there is one, and all processes that a launcher started."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and fabric run
     precision = runtime.profile().precision if torch.cuda.is_available() else "32-true"
     fabric = Fabric(

@@ -1,9 +1,11 @@
-"""Oracle: scikit-learn for the areas; sets written out by hand for the rest."""
+"""Oracles: scikit-learn and Quantus; sets written out by hand for the rest."""
 
 import numpy as np
 import pytest
+import quantus
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import nn
 
 from helpers import evaluation
 
@@ -36,6 +38,43 @@ def test_equals_scikit_learn_on_random_maps(truth):
         assert table.loc[i, "pointing_game"] == float(true[strength.argmax()])
 
 
+@pytest.mark.parametrize(
+    ("column", "metric"),
+    [
+        ("pointing_game", quantus.PointingGame),
+        ("voxel_auc", quantus.AUC),
+        ("relevance_mass", quantus.RelevanceMassAccuracy),
+        ("relevance_mass", quantus.AttributionLocalisation),
+        ("relevance_rank", quantus.RelevanceRankAccuracy),
+    ],
+)
+def test_equals_quantus(truth, column, metric):
+    maps = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    maps[1] += 2 * truth[1]  # one subject whose map knows something
+    expected = metric(normalise=False, abs=False, disable_warnings=True)(
+        model=nn.Identity(),
+        x_batch=maps.numpy(),
+        y_batch=np.zeros(2, int),
+        a_batch=maps.abs().numpy(),
+        s_batch=truth.numpy().astype(int),
+        channel_first=True,
+        device="cpu",
+    )
+    table = evaluation.localization(maps, truth)
+    assert table[column].nunique() == 2
+    np.testing.assert_allclose(table[column], np.asarray(expected, dtype=float), rtol=1e-5)
+
+
+def test_relevance_rank_is_dice_at_matched_area(truth):
+    """No column of its own: with as many voxels in both, it is the same number."""
+    maps = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) + truth
+    area = evaluation.strongest(maps, float(truth[0].float().mean()))
+    assert area.sum() == truth.sum()
+    np.testing.assert_allclose(
+        evaluation.localization(maps, truth)["relevance_rank"], evaluation.dice(area, truth)
+    )
+
+
 def test_perfect_and_inverted_maps(truth):
     perfect = evaluation.localization(-truth.float(), truth)  # the sign does not matter
     columns = ["pointing_game", "voxel_auc", "average_precision", "relevance_mass"]
@@ -59,13 +98,19 @@ def test_only_voxels_within_count(truth):
     within[..., :5] = True
     table = evaluation.localization(maps, truth, within=within)
     assert table["prevalence"][0] == pytest.approx(8 / (6 * 7 * 5))
+    # One mask serves all subjects.
+    assert evaluation.localization(maps, truth, within=within[:1]).equals(table)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input(truth):
     maps = torch.rand(SHAPE)
-    with pytest.raises(ValueError, match="need one shape"):
+    with pytest.raises(ValueError, match="maps and truth need one shape"):
         evaluation.localization(maps[..., :-1], truth)
+    with pytest.raises(ValueError, match="within must have the maps' shape"):
+        evaluation.localization(maps, truth, within=truth[..., :-1])
+    with pytest.raises(ValueError, match=r"the masks \[0\] of within are empty"):
+        evaluation.localization(maps, truth, within=truth[:1] & False)
     empty = truth.clone()
     empty[1] = False
     with pytest.raises(ValueError, match="the truth of subject 1 covers 0"):

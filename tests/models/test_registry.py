@@ -17,7 +17,7 @@ def test_liu2021_and_eitel2022_have_the_published_sizes():
     assert models.build("eitel2022", 2, (182, 218, 182)).hidden.in_features == 6144
 
 
-@pytest.mark.parametrize("name", ["course", "kan2020", "liu2021", "resnet10"])
+@pytest.mark.parametrize("name", ["course", "course_with_places", "kan2020", "liu2021", "resnet10"])
 def test_one_logit_a_class_at_an_uneven_size(name):
     shape = (40, 44, 48)
     model = models.build(name, 3, shape).eval()

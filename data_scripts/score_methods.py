@@ -1,0 +1,133 @@
+"""Score every attribution method on planted truths: the leaderboard of chapter 7.
+
+For each task, each network (trained alike from other initial weights) and each method: do the maps
+of held-out subjects point to what was planted, how fast does the prediction fall when voxels are
+deleted in the map's order, and does the map change when the network's weights are drawn anew?
+Four maps that never look at the network are scored beside them.
+
+    python data_scripts/score_methods.py
+
+A run that was interrupted goes on where it stopped, from the file given by ``--rows``.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from helpers import attribution, cohorts, evaluation, models, results
+
+TASKS = {"lesion": (0,), "atrophy": (0, 1, 2), "sex": (0, 1, 2)}  # the networks that ship
+SUBJECT_SEED, SUBJECTS = 500, 8  # a seed that no training, validation or card has used
+UNTRAINED_SEED, CHECKED_SUBJECTS = 7, 2  # for the randomization check
+
+
+def main() -> None:
+    """Score task by task and network by network, then write means and intervals."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=Path, default=Path("runs/method_scores.csv"))
+    arguments = parser.parse_args()
+    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows = pd.read_csv(arguments.rows) if arguments.rows.exists() else pd.DataFrame()
+    for task, seeds in TASKS.items():
+        cohort = affected(task)
+        for seed in seeds:
+            for name in (*attribution.METHODS, *BASELINES):
+                if len(rows) and ((rows["task"] == task) & (rows["network"] == seed)
+                                  & (rows["method"] == name)).any():  # fmt: skip
+                    continue
+                print(task, seed, name, flush=True)
+                rows = pd.concat([rows, score(name, task, seed, cohort)], ignore_index=True)
+                rows.to_csv(arguments.rows, index=False)
+    results.write("method_scores", summarise(rows))
+
+
+def affected(task: str) -> cohorts.Cohort:
+    """Return held-out subjects who carry an effect."""
+    cohort = cohorts.simulate(task, 40, SUBJECT_SEED)
+    return cohort[cohort.truth.mask.flatten(1).any(1)][:SUBJECTS]
+
+
+def score(name: str, task: str, seed: int, cohort: cohorts.Cohort) -> pd.DataFrame:
+    """Return one row a subject: localization, deletion, randomization check."""
+    model = models.pretrained(task, seed=seed)
+    brain = cohort.volumes != 0
+    truth = cohort.truth.mask & brain
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # maps that are zero score as a guess
+        if name in BASELINES:
+            maps = BASELINES[name](cohort.volumes)
+        else:
+            maps = attribution.METHODS[name](model, cohort.volumes, cohort.labels)
+        table = evaluation.localization(maps, truth, within=brain)
+    table.insert(0, "subject", range(len(cohort)))
+    table.insert(0, "method", name)
+    table.insert(0, "network", seed)
+    table.insert(0, "task", task)
+    if name in attribution.METHODS:
+        table["untrained_correlation"] = pd.Series(_forgotten(name, model, cohort, maps))
+    return table
+
+
+def _forgotten(name: str, model, cohort: cohorts.Cohort, maps) -> dict[int, float]:
+    """Correlate maps with those of the same network before training: the check's last step."""
+    few = cohort[:CHECKED_SUBJECTS]
+    card = model.card
+    untrained = models.build(
+        card["network"], len(card["classes"]), tuple(card["shape"]), seed=UNTRAINED_SEED
+    ).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        others = attribution.METHODS[name](untrained, few.volumes, few.labels)
+        pairs = evaluation.agreement(
+            {"trained": maps[: len(few)], "untrained": others}, within=few.volumes != 0
+        )
+    return dict(zip(pairs["subject"], pairs["spearman"], strict=True))
+
+
+def summarise(rows: pd.DataFrame) -> dict:
+    """Return means with intervals over subjects and networks."""
+    table = evaluation.intervals(rows, by=["task", "method"], clusters=["network", "subject"])
+    return {
+        "what": "Attribution maps of held-out simulated subjects against what was planted.",
+        "command": "python data_scripts/score_methods.py",
+        "seeds": {
+            "subjects": SUBJECT_SEED,
+            "networks": {task: list(seeds) for task, seeds in TASKS.items()},
+        },
+        "subjects": SUBJECTS,
+        "scores": table.round(4).to_dict("records"),
+    }
+
+
+def _noise(volumes):
+    noise = torch.rand(volumes.shape, generator=torch.Generator().manual_seed(0))
+    return noise * (volumes != 0)
+
+
+def _edges(volumes):
+    slopes = torch.gradient(volumes, dim=(2, 3, 4))
+    return torch.stack(slopes).norm(dim=0) * (volumes != 0)
+
+
+def _unusual(volumes):
+    """How far is each voxel from the mean of 40 other healthy subjects, in units of their SD?"""
+    healthy = cohorts.simulate("lesion", 200, SUBJECT_SEED + 1)
+    healthy = healthy.volumes[healthy.labels == 0]
+    distance = (volumes - healthy.mean(0)).abs() / healthy.std(0).clamp_min(0.05)
+    return F.avg_pool3d(distance, 3, stride=1, padding=1) * (volumes != 0)
+
+
+BASELINES = {
+    "(random numbers)": _noise,
+    "(brightness)": lambda volumes: volumes,
+    "(edges of the scan)": _edges,
+    "(distance from healthy mean)": _unusual,
+}
+
+
+if __name__ == "__main__":
+    main()

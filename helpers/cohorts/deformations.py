@@ -1,0 +1,122 @@
+"""Effects that change the form of a brain: structures that grow or shrink.
+
+A structure is a ball in MNI space. Inside it a smooth velocity field flows away from the centre
+(growth) or towards it (shrinkage). Around a ball that grows, tissue is squeezed: the flow dies out
+within centimetres, and what one place gains the ring around it has to give.
+
+The places are named after anatomy and *inspired* by what is often reported. The sizes and signs
+are ours. All of this is a simulation and says nothing about any disease or about any person.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from helpers import fields
+from helpers.grids import Grid
+
+_REACH = 1.5  # a structure's site ends at so many radii, where most of its motion is over
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A ball of tissue that grows or shrinks.
+
+    Attributes
+    ----------
+    name : str
+    center_mm : tuple of float
+        In MNI space.
+    radius_mm : float
+        Where the motion is largest; it falls off like a Gaussian of this SD.
+    log_expansion : float
+        At the very centre, when the effect has strength 1: 0.7 doubles the volume, -0.7 halves
+        it. On a coarse grid a little less arrives; the cohort's truth is what did arrive.
+    """
+
+    name: str
+    center_mm: tuple[float, float, float]
+    radius_mm: float
+    log_expansion: float
+
+
+def _both_sides(name: str, center_mm: tuple[float, float, float], *sizes: float) -> list[Structure]:
+    x, y, z = center_mm
+    return [
+        Structure(f"{name} left", (-x, y, z), *sizes),
+        Structure(f"{name} right", (x, y, z), *sizes),
+    ]
+
+
+STRUCTURES: dict[str, tuple[Structure, ...]] = {
+    "atrophy": (
+        *_both_sides("hippocampus", (27, -22, -14), 12, -0.8),
+        *_both_sides("lateral ventricle", (15, -4, 20), 15, 1.0),
+    ),
+    "alcohol": (
+        *_both_sides("insula", (38, 4, 0), 13, -0.8),
+        *_both_sides("superior frontal", (14, 44, 28), 14, -0.8),
+        Structure("cerebellar vermis", (0, -62, -22), 14, -0.9),
+        Structure("third ventricle", (0, -12, 4), 13, 1.0),
+    ),
+    "sex": (
+        *_both_sides("amygdala", (23, -4, -18), 12, 0.8),
+        *_both_sides("caudate", (13, 14, 10), 13, -0.8),
+        *_both_sides("planum temporale", (50, -26, 10), 13, -0.8),
+        Structure("posterior cingulate", (0, -46, 28), 14, -0.8),
+        Structure("orbitofrontal", (0, 38, -12), 14, 0.8),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """The effect of one subject, in the space of the template.
+
+    Attributes
+    ----------
+    structures : tuple of Structure
+    strength : float
+        Multiplies every log expansion; 0 for a control, who has the structures and no effect.
+    head_size : float
+        Size of the whole head along each axis relative to the subject's own; 1 changes nothing.
+    """
+
+    structures: tuple[Structure, ...]
+    strength: float
+    head_size: float = 1.0
+
+    def displacement(self, grid: Grid) -> Float[Tensor, "1 3 x y z"]:
+        """Return the field that pulls the healthy template into the ill one, in voxels."""
+        velocity, _ = _of_strength_one(self.structures, grid.shape, tuple(grid.affine.ravel()))
+        # Motions of millimetres: 16 small steps are ample.
+        return fields.integrate_velocity(self.strength * velocity, steps=4)
+
+    def site(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
+        """Return the voxels within the structures, whatever the strength."""
+        return _of_strength_one(self.structures, grid.shape, tuple(grid.affine.ravel()))[1]
+
+
+@lru_cache(maxsize=16)
+def _of_strength_one(
+    structures: tuple[Structure, ...], shape: tuple[int, int, int], affine: tuple[float, ...]
+) -> tuple[Float[Tensor, "1 3 x y z"], Bool[Tensor, "1 x y z"]]:
+    """Return the velocity in voxels and the site; all subjects of a task share them."""
+    grid = Grid(shape, np.reshape(affine, (4, 4)))
+    centers_mm = grid.centers_mm()
+    velocity_mm = torch.zeros(3, *shape)
+    site = torch.zeros(1, *shape, dtype=torch.bool)
+    for structure in structures:
+        from_center = centers_mm - torch.tensor(structure.center_mm).view(3, 1, 1, 1)
+        squared = from_center.square().sum(0)
+        fading = (-squared / (2 * structure.radius_mm**2)).exp()
+        # A flow of a/3 along each axis multiplies the volume at the centre by exp(a). The field
+        # pulls: to grow, look closer to the centre.
+        velocity_mm -= structure.log_expansion / 3 * from_center * fading
+        site[0] |= squared <= (_REACH * structure.radius_mm) ** 2
+    to_voxels = torch.tensor(grid.affine[:3, :3], dtype=torch.float32).inverse()
+    return torch.einsum("ij,jxyz->ixyz", to_voxels, velocity_mm)[None], site

@@ -1,0 +1,157 @@
+"""Oracles: SciPy's t tests, nilearn's own cluster table, and the rate of false alarms."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nilearn.reporting import get_clusters_table
+from scipy import stats
+
+from helpers import evaluation
+from helpers.grids import Grid
+
+SHAPE = (6, 7, 8)
+GRID = Grid(SHAPE, np.array([[-3, 0, 0, 9], [0, 4, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1.0]]))
+
+
+def noise(subjects, seed, shape=SHAPE):
+    return torch.randn(subjects, 1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_t_equals_scipy():
+    maps, labels = noise(10, 0) + 0.2, torch.tensor([3, 5] * 4 + [3, 3])
+    one = evaluation.group_test(maps, None, GRID, permutations=20)
+    np.testing.assert_allclose(one.t, stats.ttest_1samp(maps, 0).statistic, rtol=1e-4)
+    two = evaluation.group_test(maps, labels, GRID, permutations=20)
+    expected = stats.ttest_ind(maps[labels == 5], maps[labels == 3]).statistic
+    np.testing.assert_allclose(two.t, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_p_equals_all_sign_flips_by_hand():
+    """Eight maps have 2^8 sign flips: the exact family-wise p of the strongest voxel."""
+    maps = noise(8, 4)
+    maps[:, 0, 2, 3, 4] += 1.2
+    found = evaluation.group_test(maps, None, GRID, permutations=5000)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1)
+    flat = maps.flatten(1).numpy()
+    largest = [np.abs(stats.ttest_1samp(flat * s[:, None], 0).statistic).max() for s in signs.T]
+    exact = np.mean(np.array(largest) >= float(found.t.abs().max()) - 1e-5)
+    assert 0.02 < exact < 0.5
+    # Three standard errors of 5000 random flips.
+    error = 3 * np.sqrt(exact * (1 - exact) / 5000)
+    assert 10 ** -float(found.log10_p.max()) == pytest.approx(exact, abs=error)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_planted_effect_is_found_where_it_is(grouped):
+    maps, labels = noise(16, 1), torch.arange(16) % 2
+    sign = -(labels if grouped else torch.ones(16)).float()
+    maps[:, 0, 1:3, 4, 5] += 6 * sign[:, None]
+    maps[:, 0, 4, 1, 1] -= 4 * sign
+    found = evaluation.group_test(maps, labels if grouped else None, GRID, permutations=200)
+    positive, negative = found.peaks[found.peaks["t"] > 0], found.peaks[found.peaks["t"] < 0]
+    assert negative["voxels"].tolist() == [2]
+    assert negative["volume_ml"].tolist() == [pytest.approx(0.12)]
+    assert positive[["x_mm", "y_mm", "z_mm"]].values.tolist() == [[-3, -16, 35]]
+    assert found.peaks["p"].max() <= 0.05
+    assert found.peaks["t"].abs().is_monotonic_decreasing
+
+
+def test_peaks_equal_nilearns_cluster_table():
+    maps = noise(16, 2)
+    maps[:, 0, 1:3, 4:6, 5] += 4
+    maps[:, 0, 5, 1, 1] -= 4
+    found = evaluation.group_test(maps, None, GRID, permutations=200)
+    significant = found.t.abs()[found.log10_p >= -np.log10(0.05)]
+    image = nib.Nifti1Image(found.t[0].numpy(), GRID.affine)
+    # nilearn's clusters touch by faces, ours also by edges: these ones are compact.
+    expected = get_clusters_table(image, float(significant.min()) - 1e-4, two_sided=True)
+    expected = expected[expected["Cluster Size (mm3)"] != ""]
+    expected = expected.sort_values("Peak Stat", key=np.abs, ascending=False)
+    np.testing.assert_allclose(
+        found.peaks[["x_mm", "y_mm", "z_mm", "t"]],
+        expected[["X", "Y", "Z", "Peak Stat"]].astype(float),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        found.peaks["volume_ml"] * 1000, expected["Cluster Size (mm3)"].astype(float)
+    )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_noise_alarms_in_one_of_twenty_draws(grouped):
+    """Uncorrected, 60 voxels would alarm in 95 of 100 draws."""
+    small = Grid((3, 4, 5), np.eye(4))
+    labels = torch.arange(12) % 2 if grouped else None
+    alarms = sum(
+        len(
+            evaluation.group_test(
+                noise(12, seed, small.shape), labels, small, permutations=99, seed=seed
+            ).peaks
+        )
+        > 0
+        for seed in range(200)
+    )
+    # The middle 99.9 % of 200 draws at a rate of 0.05.
+    low, high = stats.binom.interval(0.999, 200, 0.05)
+    assert low <= alarms <= high
+
+
+def test_only_shared_voxels_that_vary_are_tested():
+    maps = noise(6, 3)
+    maps[:, :, 0] = 2.0
+    within = torch.ones(6, 1, *SHAPE, dtype=torch.bool)
+    within[2, :, :, 0] = False
+    found = evaluation.group_test(maps, None, GRID, within=within, permutations=20)
+    assert (found.t[:, 0] == 0).all()
+    assert (found.t[:, :, 0] == 0).all()
+    assert (found.t[:, 1:, 1:] != 0).all()
+    assert found.t.isfinite().all()
+    assert found.log10_p.isfinite().all()
+
+
+def test_saved_with_the_true_affine(tmp_path):
+    maps = noise(8, 5)
+    maps[:, 0, 1, 2, 3] += 9
+    found = evaluation.group_test(maps, None, GRID, permutations=50)
+    found.save(tmp_path / "new")
+    for name, values in {"t": found.t, "log10_p": found.log10_p}.items():
+        loaded = nib.load(tmp_path / "new" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(loaded.affine, GRID.affine)
+        np.testing.assert_array_equal(loaded.get_fdata(dtype=np.float32), values[0])
+    assert (tmp_path / "new" / "peaks.csv").read_text().startswith("x_mm,y_mm,z_mm,t,p,voxels")
+
+
+def test_same_seed_same_result():
+    maps = noise(8, 6)
+    first, again, other = (
+        evaluation.group_test(maps, None, GRID, permutations=50, seed=seed).log10_p
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input():
+    maps, test = noise(6, 0), evaluation.group_test
+    with pytest.raises(ValueError, match=r"the maps have \(6, 7, 7\) voxels"):
+        test(maps[..., :-1], None, GRID)
+    with pytest.raises(ValueError, match="hold NaN"):
+        test(maps * float("nan"), None, GRID)
+    with pytest.raises(ValueError, match="at least 2 subjects, got 1"):
+        test(maps[:1], None, GRID)
+    with pytest.raises(ValueError, match=r"one label a subject \(6\)"):
+        test(maps, torch.tensor([0, 1]), GRID)
+    with pytest.raises(ValueError, match=r"got \{0: 5, 1: 1\} \(label: size\)"):
+        test(maps, torch.tensor([0, 0, 0, 0, 0, 1]), GRID)
+    with pytest.raises(ValueError, match="expected two groups"):
+        test(maps, torch.tensor([0, 0, 1, 1, 2, 2]), GRID)
+    with pytest.raises(ValueError, match="18 permutations cannot give a p below 0.05; take 20"):
+        test(maps, None, GRID, permutations=18)
+    with pytest.raises(ValueError, match="no voxel lies within all masks"):
+        test(torch.ones_like(maps), torch.arange(6) % 2, GRID)
+    with pytest.raises(ValueError, match="of within are empty"):
+        test(maps, None, GRID, within=maps[:1] > 99)
+    with pytest.warns(UserWarning, match="no map has a negative value"):
+        test(maps.abs(), None, GRID, permutations=20)
