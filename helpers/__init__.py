@@ -5,7 +5,7 @@ exercises
 viewers
     Pictures: three planes with an overlay, interactive on a static page.
 evaluation
-    Is the explanation right? Scores against the planted truth.
+    Is the explanation right? Localization, faithfulness, sanity checks, regions, groups.
 attribution
     Which voxels did the network use? One function a method, one contract for all.
 models
@@ -13,7 +13,7 @@ models
 cohorts
     Volumes, labels and, where known, the truth: simulated or from a BIDS folder.
 anatomy
-    The MNI152 template on a grid: T1, tissues, brain mask.
+    The MNI152 template on a grid: T1, tissues, brain mask, atlas regions.
 grids, fields
     Voxel grids and NIfTI; deformations and their Jacobians.
 results

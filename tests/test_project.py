@@ -148,8 +148,10 @@ def test_readme_and_landing_page_list_the_chapters_of_the_book():
     assert re.findall(r"\{doc\}`[^`<]+<(\d\w+)>`", landing) == CHAPTERS
 
 
-def test_every_chapter_is_in_the_table_of_contents():
-    assert [path.stem for path in NOTEBOOKS] == CHAPTERS
+def test_every_notebook_is_in_the_table_of_contents():
+    pages = {chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]}
+    names = {path.stem for path in NOTEBOOKS}
+    assert set(CHAPTERS) <= names <= pages
 
 
 # Notebooks

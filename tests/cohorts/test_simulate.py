@@ -166,9 +166,7 @@ def _widened(mask):
 
 
 def test_unknown_names_list_what_exists():
-    with pytest.raises(
-        ValueError, match=r"unknown task 'lesions'; there are \['alcohol', 'at"
-    ):
+    with pytest.raises(ValueError, match=r"unknown task 'lesions'; there are \['alcohol', 'at"):
         cohorts.simulate("lesions")
     with pytest.raises(ValueError, match="unknown location 'skull'"):
         cohorts.simulate("lesion", 1, location="skull")

@@ -1,0 +1,91 @@
+"""Small random moves of the volume before the network sees it.
+
+What still excites the network after a move is not a pattern of single voxels. A transform is a
+function ``(volumes, generator) -> volumes`` through which gradients flow; every image of the batch
+draws its own move.
+
+References
+----------
+Olah, Mordvintsev, Schubert (2017), Feature visualization, Distill, doi 10.23915/distill.00007.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from helpers import fields
+
+Volumes = Float[Tensor, "image 1 x y z"]
+Transform = Callable[[Volumes, torch.Generator], Volumes]
+
+
+def jitter(voxels: int) -> Transform:
+    """Shift each volume by up to so many whole voxels along each axis; its border continues.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from helpers import runtime
+    >>> from helpers.activation_maximization import transforms
+    >>> shift = transforms.jitter(2)
+    >>> tuple(shift(torch.rand(3, 1, 8, 9, 10), runtime.generator(0)).shape)
+    (3, 1, 8, 9, 10)
+    """
+    _check(voxels >= 0, f"jitter needs 0 or more voxels, got {voxels}")
+
+    def shift(volumes: Tensor, generator: torch.Generator) -> Tensor:
+        shape = tuple(volumes.shape[2:])
+        _check(voxels < min(shape), f"a jitter of {voxels} voxels is too large for volumes {shape}")
+        starts = torch.randint(2 * voxels + 1, (len(volumes), 3), generator=generator).tolist()
+        padded = F.pad(volumes, (voxels,) * 6, mode="replicate")
+        cut = [
+            padded[(i, slice(None), *(slice(s, s + n) for s, n in zip(start, shape, strict=True)))]
+            for i, start in enumerate(starts)
+        ]
+        return torch.stack(cut)
+
+    return shift
+
+
+def rotation(degrees: float) -> Transform:
+    """Turn each volume about its middle by up to so many degrees about x, y and z."""
+    _check(0 <= degrees <= 180, f"a rotation has 0 to 180 degrees, got {degrees}")
+    largest = torch.tensor(float(degrees)).deg2rad()
+
+    def turn(volumes: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = largest * (2 * torch.rand(len(volumes), 3, generator=generator) - 1)
+        return _affine(volumes, [fields.rotation(angles) for angles in drawn])
+
+    return turn
+
+
+def scale(share: float) -> Transform:
+    """Enlarge or shrink each volume about its middle by up to this share, 0.1 for 10 %."""
+    _check(0 <= share < 1, f"a scale changes by a share from 0 to below 1, got {share}")
+
+    def resize(volumes: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = 1 + share * (2 * torch.rand(len(volumes), generator=generator) - 1)
+        return _affine(volumes, [torch.eye(3) / factor for factor in drawn])
+
+    return resize
+
+
+def _affine(volumes: Tensor, matrices: list[Float[Tensor, "3 3"]]) -> Tensor:
+    """Pull each volume through a linear map about its middle."""
+    middle = torch.tensor([(n - 1) / 2 for n in volumes.shape[2:]])
+    still = volumes.new_zeros(1, 3, *volumes.shape[2:])
+    displacements = []
+    for matrix in matrices:
+        about_middle = torch.eye(4)
+        about_middle[:3, :3] = matrix
+        about_middle[:3, 3] = middle - matrix @ middle
+        displacements.append(fields.compose_affine(about_middle.to(volumes), still))
+    return fields.warp(volumes, torch.cat(displacements))
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

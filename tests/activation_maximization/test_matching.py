@@ -1,0 +1,61 @@
+"""A planted shape is recognised wherever and however it lies; none has an advantage by count."""
+
+import pytest
+import torch
+
+from helpers import grids
+from helpers.activation_maximization import matching
+from helpers.cohorts.shapes import SHAPES, Body
+from helpers.grids import Grid
+
+GRID = Grid((24, 26, 28), grids.mni(4.0).affine)
+MASK = torch.ones(1, *GRID.shape, dtype=torch.bool)
+
+
+def planted(shape, seed, noise=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    voxel = torch.tensor([12, 13, 14]) + 4 * torch.rand(3, generator=generator) - 2
+    center = torch.from_numpy(GRID.millimetres(voxel)).float()
+    body = Body(shape, center, 360 * torch.rand(3, generator=generator), 15.0, 1.0)
+    picture = body.occupancy(GRID)[None]
+    return picture + noise * torch.randn(picture.shape, generator=generator), voxel
+
+
+def best(table):
+    return table.loc[table["best"]].iloc[0]
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("seed", range(4))
+def test_a_shape_at_a_random_place_and_turn_is_recognised(shape, seed):
+    picture, voxel = planted(shape, seed, noise=0.1)
+    found = best(matching.match_shapes(picture, GRID, MASK))
+    assert found["shape"] == shape
+    assert found["correlation"] > 0.75
+    assert (torch.tensor([found["x"], found["y"], found["z"]]) - voxel).abs().max() < 1.5
+
+
+def test_it_is_pearsons_r_over_the_window():
+    """A shape as it is rendered fits itself perfectly; brighter, on a pedestal, just as well."""
+    library = matching._library(GRID.shape, tuple(GRID.affine.ravel().tolist()), 15.0, 3)
+    assert {len(spectra) for spectra in library.shapes.values()} == {3}
+    rendered = torch.fft.irfftn(library.shapes["cube"][2].conj(), s=GRID.shape)
+    picture = rendered.roll((12, 13, 14), dims=(0, 1, 2))[None, None]
+    for volume in (picture, 20 * picture + 1):
+        found = best(matching.match_shapes(volume, GRID, MASK, turns=3))
+        assert found["shape"] == "cube"
+        assert found["correlation"] == pytest.approx(1.0, abs=2e-3)
+        assert (found["x"], found["y"], found["z"]) == (12, 13, 14)
+
+
+def test_dark_shapes_do_not_match():
+    picture, _ = planted("ball", 0)
+    assert best(matching.match_shapes(-picture, GRID, MASK))["correlation"] < 0.6
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input():
+    with pytest.raises(ValueError, match="image 0 does not deviate inside the mask"):
+        matching.match_shapes(torch.zeros(1, 1, *GRID.shape), GRID, MASK)
+    with pytest.raises(ValueError, match=r"must lie on the grid \(24, 26, 28\)"):
+        matching.match_shapes(torch.zeros(1, 1, 8, 8, 8), GRID, MASK)

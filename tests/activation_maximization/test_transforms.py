@@ -1,0 +1,90 @@
+"""Oracles: numpy's padding, scipy's affine_transform; gradients; bad input."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from helpers import runtime
+from helpers.activation_maximization import transforms
+
+SHAPE = (9, 10, 12)
+ALL = [transforms.jitter(2), transforms.rotation(20), transforms.scale(0.2)]
+
+
+@pytest.fixture
+def volumes():
+    return torch.rand(3, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def pulled(volume, matrix):
+    middle = (np.array(SHAPE) - 1) / 2
+    return ndimage.affine_transform(
+        volume, matrix, middle - matrix @ middle, order=1, mode="nearest"
+    )
+
+
+def test_jitter_shifts_by_whole_voxels_and_the_border_continues(volumes):
+    moved = transforms.jitter(2)(volumes, runtime.generator(5))
+    shifts = [range(-2, 3)] * 3
+    grid = np.stack(np.meshgrid(*shifts, indexing="ij"), -1).reshape(-1, 3)
+    found = []
+    for before, after in zip(volumes[:, 0].numpy(), moved[:, 0].numpy(), strict=True):
+        padded = np.pad(before, 2, mode="edge")
+        same = [
+            tuple(s)
+            for s in grid
+            if (
+                padded[tuple(slice(2 + a, 2 + a + n) for a, n in zip(s, SHAPE, strict=True))]
+                == after
+            ).all()
+        ]
+        assert len(same) == 1
+        found += same
+    assert len(set(found)) == 3  # every image draws its own
+
+
+def test_rotation_is_scipys(volumes):
+    drawn = np.deg2rad(20) * (2 * torch.rand(3, 3, generator=runtime.generator(7)).numpy() - 1)
+    moved = transforms.rotation(20)(volumes, runtime.generator(7))
+    for before, after, angles in zip(volumes, moved, drawn, strict=True):
+        matrix = Rotation.from_euler("xyz", angles).as_matrix()
+        np.testing.assert_allclose(after[0], pulled(before[0].numpy(), matrix), atol=1e-4)
+
+
+def test_scale_is_scipys(volumes):
+    drawn = 1 + 0.2 * (2 * torch.rand(3, generator=runtime.generator(7)).numpy() - 1)
+    moved = transforms.scale(0.2)(volumes, runtime.generator(7))
+    for before, after, factor in zip(volumes, moved, drawn, strict=True):
+        oracle = pulled(before[0].numpy(), np.eye(3) / factor)
+        np.testing.assert_allclose(after[0], oracle, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "none", [transforms.jitter(0), transforms.rotation(0), transforms.scale(0)]
+)
+def test_a_move_of_nothing_changes_nothing(volumes, none):
+    torch.testing.assert_close(none(volumes, runtime.generator(0)), volumes)
+
+
+@pytest.mark.parametrize("transform", ALL)
+def test_seed_and_gradient(volumes, transform):
+    first, again, other = (transform(volumes, runtime.generator(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    small = volumes[:1, :, :3, :4, :5].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: transform(v, runtime.generator(1)), small)
+
+
+def test_larger_than_the_volume(volumes):
+    with pytest.raises(
+        ValueError, match=r"jitter of 9 voxels is too large for volumes \(9, 10, 12\)"
+    ):
+        transforms.jitter(9)(volumes, runtime.generator(0))
+    with pytest.raises(ValueError, match="share from 0 to below 1, got 1.0"):
+        transforms.scale(1.0)
+    with pytest.raises(ValueError, match="0 to 180 degrees, got 200"):
+        transforms.rotation(200)
+    with pytest.raises(ValueError, match="0 or more voxels, got -1"):
+        transforms.jitter(-1)

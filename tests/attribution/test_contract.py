@@ -1,0 +1,201 @@
+"""One contract for every method: what comes back, and that nothing else is left behind."""
+
+import warnings
+
+import pytest
+import torch
+from networks import network
+from torch import nn
+
+from helpers import attribution
+
+SHAPE = (16, 18, 20)
+METHODS = attribution.METHODS
+FEW = {
+    "smoothgrad": {"samples": 3},
+    "integrated_gradients": {"steps": 3},
+    "expected_gradients": {"samples": 3},
+    "occlusion": {"window": 9, "stride": 9},
+    "meaningful_perturbation": {"iterations": 3, "ramp": 1, "jitters": (1, 2), "goal": 0.0},
+}
+
+
+def explain(method, model, volumes, target=None, **options):
+    """Call a method, with few steps where it takes many."""
+    return METHODS[method](model, volumes, target, **FEW.get(method, {}), **options)
+
+
+@pytest.fixture
+def volumes():
+    """Coarse patterns: on white noise, the maxima of an untrained network hardly differ."""
+    coarse = torch.rand(3, 1, 4, 5, 6, generator=torch.Generator().manual_seed(1))
+    return 3 * nn.functional.interpolate(coarse, SHAPE, mode="trilinear")
+
+
+def course():
+    """Build the course network with logits that differ by about 1 between subjects."""
+    model = network("course")
+    with torch.no_grad():
+        model.classifier.weight *= 100
+        model.classifier.bias.copy_(torch.tensor([1.0, 0.0, 2.0]))
+    return model
+
+
+def state_of(model):
+    return {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "modes": [module.training for module in model.modules()],
+        "trained": [parameter.requires_grad for parameter in model.parameters()],
+        "gradients": [parameter.grad for parameter in model.parameters()],
+        "hooks": [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in model.modules()
+        ],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+    }
+
+
+def assert_same(after, before):
+    weights, expected = after.pop("weights"), before.pop("weights")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert after == before
+
+
+class Broken(nn.Module):
+    """Fails in the middle of explaining: when its ``fails_in``-th volume passes."""
+
+    def __init__(self, model, fails_in):
+        super().__init__()
+        self.model, self.left = model, fails_in
+
+    def forward(self, volumes):
+        self.left -= len(volumes)
+        if self.left <= 0:
+            raise RuntimeError("out of memory")
+        return self.model(volumes)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+class TestContract:
+    def test_one_map_a_subject(self, method, volumes):
+        maps = explain(method, course(), volumes)
+        assert maps.shape == volumes.shape
+        assert maps.dtype == torch.float32
+        assert not maps.requires_grad
+        assert maps.isfinite().all()
+
+    def test_target_none_explains_the_prediction(self, method, volumes):
+        model = course()
+        with torch.no_grad():  # the prediction differs between subjects
+            logits = model(volumes)
+            model.classifier.bias -= logits.mean(0)
+            predicted = model(volumes).argmax(1)
+        assert len(set(predicted.tolist())) > 1
+        maps = explain(method, model, volumes)
+        torch.testing.assert_close(maps, explain(method, model, volumes, predicted))
+
+    def test_each_subject_has_its_own_target(self, method, volumes):
+        model, target = course(), torch.tensor([2, 0, 1])
+        maps = explain(method, model, volumes, target)
+        for i in range(3):
+            alone = explain(method, model, volumes[i : i + 1], int(target[i]))
+            torch.testing.assert_close(maps[i : i + 1], alone, rtol=1e-4, atol=1e-8)
+
+    def test_a_logit_that_nothing_moves_gives_a_warned_zero_map(self, method, volumes):
+        model = course()
+        with torch.no_grad():
+            model.classifier.weight[2] = 0
+            model.classifier.bias[2] = 0.1
+        with pytest.warns(UserWarning, match=r"subjects \[0, 2\] are zero everywhere"):
+            maps = explain(method, model, volumes, torch.tensor([2, 1, 2]))
+        assert maps[[0, 2]].abs().max() == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            other = explain(method, model, volumes, 1)
+        assert other.abs().flatten(1).amax(1).min() > 0
+
+    def test_batches_do_not_matter(self, method, volumes):
+        model = course()
+        one = explain(method, model, volumes, 0, batch_size=1)
+        for batch_size in (2, 7):
+            maps = explain(method, model, volumes, 0, batch_size=batch_size)
+            torch.testing.assert_close(one, maps, rtol=1e-4, atol=1e-8)
+
+    def test_batch_size_bounds_what_passes_the_network_at_a_time(self, method, volumes):
+        model, sizes = course(), []
+        handle = model.register_forward_hook(lambda m, inputs, out: sizes.append(len(inputs[0])))
+        explain(method, model, volumes, batch_size=2)
+        handle.remove()
+        assert max(sizes) == 2
+
+    def test_model_and_input_are_left_as_they_were(self, method, volumes):
+        model = course().train()
+        model.block3.eval()
+        model.block1.requires_grad_(False)
+        model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
+        before, original = state_of(model), volumes.clone()
+        explain(method, model, volumes, 0)
+        assert torch.equal(volumes, original)
+        assert volumes.grad is None
+        assert not volumes.requires_grad
+        assert_same(state_of(model), before)
+        assert (model.classifier.weight.grad == 1).all()
+
+    @pytest.mark.parametrize("fails_in", [1, 3])
+    def test_left_as_it_was_also_after_an_error(self, method, fails_in, volumes):
+        model = Broken(course(), fails_in).train()
+        model.model.block1.requires_grad_(False)
+        before, original = state_of(model), volumes.clone()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            explain(method, model, volumes, 0, batch_size=1)
+        assert_same(state_of(model), before)
+        assert torch.equal(volumes, original)
+        assert torch.is_grad_enabled()
+        ordinary = torch.ones(1, requires_grad=True)  # no mode is left on: ReLU is ReLU again
+        assert torch.autograd.grad(-torch.relu(ordinary), ordinary)[0] == -1
+
+    def test_works_where_gradients_are_off(self, method, volumes):
+        model = course()
+        expected = explain(method, model, volumes, 0)
+        model.requires_grad_(False)
+        for off in (torch.no_grad, torch.inference_mode):
+            with off():
+                maps = explain(method, model, volumes * 1, 0)
+            torch.testing.assert_close(maps, expected)
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+    def test_mixed_precision_around_it_changes_nothing(self, method, volumes):
+        model = course()
+        expected = explain(method, model, volumes, 0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            maps = explain(method, model, volumes, 0)
+        torch.testing.assert_close(maps, expected)
+
+    def test_weights_in_double_and_half_precision(self, method, volumes):
+        model = course().double()
+        exact = explain(method, model, volumes, 0)
+        rough = explain(method, model.bfloat16(), volumes, 0)
+        both = torch.stack([exact.flatten(), rough.flatten()])
+        assert rough.isfinite().all()
+        # bfloat16 keeps 8 bits, and winners of max poolings change.
+        assert torch.corrcoef(both)[0, 1] > 0.5
+
+    @pytest.mark.usefixtures("unchecked")
+    def test_bad_input(self, method, volumes):
+        model = course()
+        for target in (3, torch.tensor([0, 1, 3]), -1):
+            with pytest.raises(ValueError, match="target must be a class from 0 to 2, got"):
+                explain(method, model, volumes, target)
+        with pytest.raises(ValueError, match=r"one a subject \(3\)"):
+            explain(method, model, volumes, torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="hold NaN"):
+            explain(method, model, volumes * float("nan"))
+        with pytest.raises(ValueError, match=r"volume\[None, None\]"):
+            explain(method, model, volumes[0, 0])
+        with pytest.raises(ValueError, match="batch_size must be 1 or more"):
+            explain(method, model, volumes, batch_size=0)
+        with pytest.raises(ValueError, match="expected a classifier with one logit a class"):
+            explain(method, nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU()), volumes)
+        with pytest.raises(ValueError, match="one channel, got 2"):
+            explain(method, model, volumes.repeat(1, 2, 1, 1, 1))

@@ -1,0 +1,126 @@
+"""Oracles: Captum and MONAI, both on networks that are written so that they can see each ReLU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import GuidedBackprop
+from monai.visualize import GuidedBackpropGrad
+from networks import SHAPE, Functions, Modules, network, relative, volumes_for
+from torch import nn
+
+from helpers import attribution
+
+TARGET = torch.tensor([2, 0])
+
+
+@pytest.fixture
+def volumes():
+    # Around zero, so that the first layer's ReLUs are passed in both directions.
+    return torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["modules", "course", "kan2020", "liu2021"])
+def test_equals_captum(name, volumes):
+    model = network(name)
+    ours = attribution.guided_backprop(model, volumes, TARGET)
+    oracle = GuidedBackprop(model).attribute(volumes.clone().requires_grad_(), TARGET)
+    assert relative(ours, oracle.detach()) < 1e-4
+    assert relative(ours, attribution.gradient(model, volumes, TARGET)) > 0.1
+
+
+@pytest.mark.parametrize("model", [Functions(), Modules(inplace=True)], ids=["calls", "in place"])
+def test_finds_every_relu_however_it_is_written(model, volumes):
+    expected = attribution.guided_backprop(Modules(), volumes, TARGET)
+    assert relative(attribution.guided_backprop(model, volumes, TARGET), expected) < 1e-5
+
+
+def test_equals_monai_where_modules_are_named_relu(volumes):
+    model = nn.Sequential()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, module in [
+            ("conv1", nn.Conv3d(1, 4, 3)),
+            ("relu1", nn.ReLU()),
+            ("conv2", nn.Conv3d(4, 4, 3)),
+            ("relu2", nn.ReLU()),
+            ("pool", nn.AdaptiveMaxPool3d(1)),
+            ("flatten", nn.Flatten()),
+            ("linear", nn.Linear(4, 3)),
+        ]:
+            model.add_module(name, module)
+    ours = attribution.guided_backprop(model, volumes[:1], 2)
+    oracle = GuidedBackpropGrad(model)(volumes[:1].clone(), index=2)
+    assert relative(ours, oracle.detach()) < 1e-4
+
+
+def test_resnet_with_reused_relus():
+    """MONAI's resnet passes one module twice a block. The oracle gets one module a call."""
+    model, oracle, volumes = network("resnet10"), network("resnet10"), volumes_for("resnet10")
+    for block in (oracle.layer1[0], oracle.layer2[0], oracle.layer3[0], oracle.layer4[0]):
+        block.act = Alternating(nn.ReLU(), nn.ReLU())
+    ours = attribution.guided_backprop(model, volumes, TARGET)
+    theirs = GuidedBackprop(oracle).attribute(volumes.clone().requires_grad_(), TARGET)
+    assert relative(ours, theirs.detach()) < 1e-4
+
+
+class Alternating(nn.Module):
+    """Passes its modules in turn."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts, self.calls = nn.ModuleList(parts), 0
+
+    def forward(self, features):
+        self.calls += 1
+        return self.parts[self.calls % len(self.parts)](features)
+
+
+def test_densenet_differs_from_the_gradient():
+    model, volumes = network("densenet121"), volumes_for("densenet121", 1)
+    guided = attribution.guided_backprop(model, volumes, 1)
+    assert guided.isfinite().all()
+    assert relative(guided, attribution.gradient(model, volumes, 1)) > 0.1
+
+
+class Other(nn.Module):
+    def __init__(self, *activations):
+        super().__init__()
+        self.conv, self.activations = nn.Conv3d(1, 4, 3), activations
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, volumes):
+        features = self.conv(volumes)
+        for activation in self.activations:
+            features = activation(features)
+        return self.linear(features.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("activations", "message"),
+    [
+        ((), "has 0 ReLUs and of other activations: none either"),
+        ((F.elu,), "has 0 ReLUs and of other activations: elu"),
+        ((F.relu, F.elu), "has 1 ReLUs and of other activations: elu"),
+        ((F.gelu,), "gelu"),
+        ((F.silu,), "silu"),
+        ((F.leaky_relu,), "leaky_relu"),
+        ((F.relu6,), "hardtanh"),
+        ((nn.PReLU(),), "prelu"),
+        ((F.softplus,), "softplus"),
+        ((F.mish,), "mish"),
+        ((F.hardswish,), "hardswish"),
+    ],
+)
+def test_refuses_networks_without_relu_or_with_other_activations(activations, message, volumes):
+    with pytest.raises(ValueError, match=f"networks with ReLU; this one .*{message}"):
+        attribution.guided_backprop(Other(*activations), volumes)
+
+
+def test_refuses_eitel2022():
+    with pytest.raises(ValueError, match="has 0 ReLUs and of other activations: elu"):
+        attribution.guided_backprop(network("eitel2022"), volumes_for("eitel2022", 1))
+
+
+def test_sigmoid_gates_are_no_activations_to_refuse(volumes):
+    maps = attribution.guided_backprop(Other(F.relu, torch.sigmoid), volumes, 0)
+    assert maps.abs().max() > 0
