@@ -45,7 +45,7 @@ test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/website
 
 bench: $(VENV)/.test-installed
-	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python tests/benchmarks/run.py
 
 # Always from nothing: after an edit of helpers, cached outputs would be yesterday's, and with
 # warnings as errors a second, incremental build passes where the first one failed.

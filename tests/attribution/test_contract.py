@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from networks import network
+from networks import network, relative
 from torch import nn
 
 from helpers import attribution
@@ -33,11 +33,19 @@ def volumes():
 
 
 def course():
-    """Build the course network with logits that differ by about 1 between subjects."""
+    """Build the course network with weights so large that the volumes move the logits.
+
+    Features are strongest in an unblurred volume, and they speak for class 1.
+    """
     model = network("course")
     with torch.no_grad():
-        model.classifier.weight *= 100
-        model.classifier.bias.copy_(torch.tensor([1.0, 0.0, 2.0]))
+        for module in model.modules():
+            if isinstance(module, nn.Conv3d):
+                module.weight *= 2.5
+        model.classifier.weight *= 2
+        model.classifier.weight[1].abs_()
+        model.classifier.weight[0].abs_().neg_()
+        model.classifier.bias.copy_(torch.tensor([5.0, -5.0, 0.0]))
     return model
 
 
@@ -100,7 +108,7 @@ class TestContract:
         maps = explain(method, model, volumes, target)
         for i in range(3):
             alone = explain(method, model, volumes[i : i + 1], int(target[i]))
-            torch.testing.assert_close(maps[i : i + 1], alone, rtol=1e-4, atol=1e-8)
+            assert (maps[i : i + 1] - alone).abs().max() <= 1e-4 * alone.abs().max()
 
     def test_a_logit_that_nothing_moves_gives_a_warned_zero_map(self, method, volumes):
         model = course()
@@ -117,10 +125,9 @@ class TestContract:
 
     def test_batches_do_not_matter(self, method, volumes):
         model = course()
-        one = explain(method, model, volumes, 0, batch_size=1)
+        one = explain(method, model, volumes, 1, batch_size=1)
         for batch_size in (2, 7):
-            maps = explain(method, model, volumes, 0, batch_size=batch_size)
-            torch.testing.assert_close(one, maps, rtol=1e-4, atol=1e-8)
+            assert relative(explain(method, model, volumes, 1, batch_size=batch_size), one) < 1e-4
 
     def test_batch_size_bounds_what_passes_the_network_at_a_time(self, method, volumes):
         model, sizes = course(), []
@@ -157,25 +164,25 @@ class TestContract:
 
     def test_works_where_gradients_are_off(self, method, volumes):
         model = course()
-        expected = explain(method, model, volumes, 0)
+        expected = explain(method, model, volumes, 1)
         model.requires_grad_(False)
         for off in (torch.no_grad, torch.inference_mode):
             with off():
-                maps = explain(method, model, volumes * 1, 0)
+                maps = explain(method, model, volumes * 1, 1)
             torch.testing.assert_close(maps, expected)
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
     def test_mixed_precision_around_it_changes_nothing(self, method, volumes):
         model = course()
-        expected = explain(method, model, volumes, 0)
+        expected = explain(method, model, volumes, 1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            maps = explain(method, model, volumes, 0)
+            maps = explain(method, model, volumes, 1)
         torch.testing.assert_close(maps, expected)
 
     def test_weights_in_double_and_half_precision(self, method, volumes):
         model = course().double()
-        exact = explain(method, model, volumes, 0)
-        rough = explain(method, model.bfloat16(), volumes, 0)
+        exact = explain(method, model, volumes, 1)
+        rough = explain(method, model.bfloat16(), volumes, 1)
         both = torch.stack([exact.flatten(), rough.flatten()])
         assert rough.isfinite().all()
         # bfloat16 keeps 8 bits, and winners of max poolings change.

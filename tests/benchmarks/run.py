@@ -2,9 +2,11 @@
 
 Run nothing else meanwhile. Each benchmark proves first that both sides compute the same.
 
-    python tests/benchmarks/run.py
+    python tests/benchmarks/run.py                      all of them, half an hour
+    python tests/benchmarks/run.py gradients occlusion  only these; the other tables stay
 """
 
+import argparse
 import importlib
 import os
 import platform
@@ -15,14 +17,20 @@ import torch
 
 from helpers import results
 
+FOLDER = Path(__file__).parent
+
 
 def main() -> None:
     """Measure, print, write."""
-    tables = {}
-    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        rows = importlib.import_module(path.stem).measure()
-        print(f"\n{path.stem}\n{pd.DataFrame(rows).round(3).to_string(index=False)}", flush=True)
-        tables[path.stem.removeprefix("bench_")] = rows
+    known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=known, help=f"some of: {', '.join(known)}")
+    names = parser.parse_args().names
+    tables = {} if names == known else results.read("benchmarks")["tables"]
+    for name in names:
+        rows = importlib.import_module(f"bench_{name}").measure()
+        print(f"\n{name}\n{pd.DataFrame(rows).round(3).to_string(index=False)}", flush=True)
+        tables[name] = rows
     results.write(
         "benchmarks",
         {
