@@ -27,6 +27,12 @@ _threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 torch.set_num_threads(max(1, _threads // _workers))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Make networks and volumes that draw from the global generator the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def unchecked():
     """Switch the shape checks off: for tests of what helpers itself says about a wrong shape."""

@@ -219,9 +219,10 @@ class Strange(nn.Module):
 
     def __init__(self, step, norm=False):
         super().__init__()
-        self.conv, self.step = nn.Conv3d(1, 4, 3), step
-        self.norm = nn.BatchNorm3d(4) if norm else nn.Identity()
-        self.linear = nn.Linear(4, 3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv, self.linear = nn.Conv3d(1, 4, 3), nn.Linear(4, 3)
+        self.step, self.norm = step, nn.BatchNorm3d(4) if norm else nn.Identity()
 
     def forward(self, volumes):
         features = self.norm(self.step(self.conv(volumes)))

@@ -1,6 +1,7 @@
 """Oracles: SciPy's Gaussian, NumPy's sums, planted lesions; a random network must not find them."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from helpers import cohorts, evaluation, models
-from helpers.attribution import meaningful_perturbation as module
-from helpers.attribution.meaningful_perturbation import meaningful_perturbation
+from helpers.attribution import meaningful_perturbation
 
+# The package exports the function under the module's own name.
+module = importlib.import_module("helpers.attribution.meaningful_perturbation")
 SHAPE = (14, 18, 21)
 SHORT = {"iterations": 6, "ramp": 3, "jitters": (1, 2), "progress": False}
 CHEAP = {"goal": 0.0, "area_weight": 0.0}  # any change that helps is welcome
