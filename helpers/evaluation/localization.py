@@ -42,8 +42,8 @@ def localization(
         voxel is stronger than another one; 0.5 is guessing. ``average_precision``: area under
         precision and recall; guessing gives ``prevalence``. ``relevance_mass``: share of the
         map's sum inside the truth. ``relevance_rank``: share of true voxels among the strongest
-        ones, as many as are true. This is also the Dice at matched area: with |A| = |B|,
-        2|A and B| / (|A| + |B|) is |A and B| / |B| (see `helpers.evaluation.dice`).
+        ones, as many as are true. This is also the Dice at matched area: for two masks of
+        one size, it is the share of one that lies in the other (see `helpers.evaluation.dice`).
         ``prevalence``: share of the voxels that are true.
 
     Raises

@@ -66,7 +66,7 @@ def strongest(
 def dice(
     a: Bool[Tensor, "subject 1 x y z"], b: Bool[Tensor, "subject 1 x y z"]
 ) -> Float[Tensor, "subject"]:
-    """Return the overlap of two masks, 2|A and B| / (|A| + |B|), 0 to 1.
+    """Return the overlap of two masks, ``2|A and B| / (|A| + |B|)``, 0 to 1.
 
     Where both masks have the same number of voxels, this is the share of the one that lies in
     the other: `helpers.evaluation.localization` calls it ``relevance_rank``.
@@ -98,7 +98,7 @@ def dice_with_background(
 ) -> Float[Tensor, "subject"]:
     """Return what Dice becomes if the background counts as a second class: a mistake to recognize.
 
-    Summed over both classes, 2|A and B| / (|A| + |B|) is the share of *all* voxels on which the
+    Summed over both classes, ``2|A and B| / (|A| + |B|)`` is the share of *all* voxels on which the
     masks agree, and they agree on the empty rest. Two masks of 2.7 % of the volume that share no
     voxel score 1 - 2 x 0.027 = 0.946.
 
