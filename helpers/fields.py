@@ -1,14 +1,20 @@
-"""Deformation fields: warp, compose, integrate a velocity, read the Jacobian.
+"""Deformation fields: warp, compose, invert, integrate a velocity, read the Jacobian.
 
 Every field here is a *displacement in voxels* with the axes ``(subject 3 x y z)``; channel i moves
 axis i. Warping *pulls*: ``warped(p) = volume(p + u(p))``, so a field says for each voxel of the
 new image where in the old one to look. Outside the volume the nearest border voxel continues.
+Determinants have no unit; `in_mm` turns a field into millimetres.
 
 References
 ----------
 Arsigny et al. (2006), A log-Euclidean framework for statistics on diffeomorphisms.
 Ashburner (2007), A fast diffeomorphic image registration algorithm.
+Chen et al. (2008), A simple fixed-point approach to invert a deformation field.
+Rueckert et al. (1999), Nonrigid registration using free-form deformations: the bending energy.
 """
+
+import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +101,50 @@ def integrate_velocity(
     return displacement
 
 
+def inverse(
+    displacement: Float[Tensor, "subject 3 x y z"], *, iterations: int = 50
+) -> Float[Tensor, "subject 3 x y z"]:
+    """Return the field that undoes a displacement: ``compose(u, inverse(u))`` is zero.
+
+    The inverse w satisfies ``w(p) = -u(p + w(p))``, so the right side is applied again and again.
+    For a velocity there is no need to search: ``integrate_velocity(-velocity)`` is the inverse.
+
+    Parameters
+    ----------
+    iterations : int
+        Default 50. Neighbours that move apart by at most half of their distance need about 15.
+
+    Warns
+    -----
+    UserWarning
+        If a point still misses its origin by more than a hundredth of a voxel: where a field folds
+        or squeezes tissue to less than half, the search may not end.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from helpers import fields
+    >>> one_voxel_along_x = torch.zeros(1, 3, 6, 7, 8)
+    >>> one_voxel_along_x[:, 0] = 1
+    >>> bool((fields.inverse(one_voxel_along_x)[:, 0] == -1).all())
+    True
+    """
+    _check_displacement(displacement)
+    if iterations < 1:
+        raise ValueError(f"iterations must be 1 or more, got {iterations}")
+    backward = -displacement
+    for _ in range(iterations):
+        backward = -warp(displacement, backward)
+    missed = float(compose(displacement, backward).detach().abs().max())
+    if not missed <= 0.01:
+        warnings.warn(
+            f"the inverse misses by up to {missed:.2g} voxels after {iterations} iterations; "
+            f"{float(folding_fraction(displacement).max()):.2%} of the voxels are folded",
+            stacklevel=2,
+        )
+    return backward
+
+
 def jacobian_determinant(
     displacement: Float[Tensor, "subject 3 x y z"],
 ) -> Float[Tensor, "subject x y z"]:
@@ -122,6 +172,82 @@ def log_expansion(
     less. Folded voxels (determinant of zero or below) count as a determinant of 1e-6.
     """
     return -jacobian_determinant(displacement).clamp_min(1e-6).log()[:, None]
+
+
+def folding_fraction(
+    displacement: Float[Tensor, "subject 3 x y z"],
+) -> Float[Tensor, "subject"]:
+    """Return each field's share of folded voxels: those with a determinant of zero or below.
+
+    There the deformed grid turns over itself: tissue is torn or counted twice, and no anatomy does
+    that. The flow of a velocity has none.
+    """
+    return (jacobian_determinant(displacement) <= 0).flatten(1).float().mean(1)
+
+
+def bending_energy(
+    displacement: Float[Tensor, "subject 3 x y z"],
+) -> Float[Tensor, "subject"]:
+    """Return the mean squared second derivative of each field, in 1 / voxel**2.
+
+    The mean runs over the voxels inside the border and the three channels; the three mixed
+    derivatives count twice, as they stand twice in the matrix of second derivatives. Shifting,
+    turning and stretching the whole volume cost nothing, bending it does.
+    """
+    _check_displacement(displacement)
+    if min(displacement.shape[2:]) < 3:
+        raise ValueError(
+            f"second derivatives need at least 3 voxels an axis, got {tuple(displacement.shape)}"
+        )
+    inner = slice(1, -1)
+
+    def second(axis: int) -> Tensor:
+        cut = [inner] * 3
+        cut[axis] = slice(None)
+        return displacement[(..., *cut)].diff(n=2, dim=axis + 2)
+
+    def mixed(one: int, other: int) -> Tensor:
+        cut = [slice(None) if axis in (one, other) else inner for axis in range(3)]
+        return _slope(_slope(displacement[(..., *cut)], one + 2), other + 2)
+
+    energy = sum(second(axis).square() for axis in range(3))
+    energy = energy + 2 * sum(mixed(*pair).square() for pair in ((0, 1), (0, 2), (1, 2)))
+    return energy.flatten(1).mean(1)
+
+
+def in_mm(
+    displacement: Float[Tensor, "subject 3 x y z"], affine
+) -> Float[Tensor, "subject 3 x y z"]:
+    """Turn voxels into millimetres along the scanner's axes, with a grid's affine (4, 4)."""
+    _check_displacement(displacement)
+    linear = torch.as_tensor(affine, dtype=displacement.dtype, device=displacement.device)[:3, :3]
+    return torch.einsum("ij,sjxyz->sixyz", linear, displacement)
+
+
+def gaussian_blur(
+    volumes: Float[Tensor, "subject channel x y z"], sigma_voxels: float
+) -> Float[Tensor, "subject channel x y z"]:
+    """Blur with a Gaussian, one axis after the other; beyond the border, its voxels continue.
+
+    Parameters
+    ----------
+    volumes : tensor of shape (subject, channel, x, y, z)
+        Volumes or fields; each channel is blurred on its own.
+    sigma_voxels : float
+        Standard deviation, above 0. The kernel is cut at four of them and sums to 1.
+    """
+    if not 0 < sigma_voxels < math.inf:
+        raise ValueError(f"a blur needs sigma_voxels above 0, got {sigma_voxels}")
+    reach = int(4 * sigma_voxels + 0.5)
+    offsets = torch.arange(-reach, reach + 1, dtype=volumes.dtype, device=volumes.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma_voxels).square())
+    kernel = kernel / kernel.sum()
+    for axis in (2, 3, 4):
+        lines = volumes.movedim(axis, -1)
+        padded = F.pad(lines.flatten(1, 3), (reach, reach), mode="replicate")
+        blurred = F.conv1d(padded.flatten(0, 1)[:, None], kernel[None, None])
+        volumes = blurred.view(lines.shape).movedim(-1, axis)
+    return volumes
 
 
 def resize(
@@ -173,6 +299,12 @@ def _sample(volumes: Tensor, positions: Tensor, *, nearest: bool = False) -> Ten
         padding_mode="border",
         align_corners=True,
     )
+
+
+def _slope(field: Tensor, axis: int) -> Tensor:
+    """Return central differences along an axis, two voxels shorter."""
+    length = field.shape[axis] - 2
+    return (field.narrow(axis, 2, length) - field.narrow(axis, 0, length)) / 2
 
 
 def _check_displacement(displacement: Tensor) -> None:

@@ -1,11 +1,15 @@
-"""Oracles: MONAI's Warp and DVF2DDF, and closed forms for scaling, rotation and translation."""
+"""Oracles: MONAI's Warp, DVF2DDF and bending energy, scipy's Gaussian, closed forms."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.losses import BendingEnergyLoss
 from monai.networks.blocks import DVF2DDF, Warp
+from scipy import ndimage
 
 from helpers import fields
 
@@ -113,6 +117,81 @@ def test_integrated_velocity_does_not_fold_and_inverts():
     assert there_and_back[inside].abs().max() < 0.15 * forward[inside].abs().max()
 
 
+def test_inverse_of_scaling_and_of_a_velocity():
+    zero = torch.zeros(1, 3, *SHAPE)
+    scaling = torch.diag(torch.tensor([1.2, 0.8, 1.4, 1.0]))
+    scaling[:3, 3] = torch.tensor([-1.0, 2.0, -3.0])  # stays inside, but for the border
+    field = fields.compose_affine(scaling, zero)
+    oracle = fields.compose_affine(torch.linalg.inv(scaling), zero)
+    inside = (..., slice(4, -4), slice(5, -5), slice(6, -6))
+    torch.testing.assert_close(fields.inverse(field)[inside], oracle[inside], atol=1e-3, rtol=0)
+
+    # Without the kinks of linear interpolation, between which an inverse is not linear itself.
+    velocity = fields.gaussian_blur(smooth_field(7, size=1.2), 2.0)
+    field = fields.integrate_velocity(velocity)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backward = fields.inverse(field)
+    assert fields.compose(field, backward).abs().max() < 0.01
+    there = fields.compose(backward, field)  # from the other side as well
+    inside = (..., slice(5, -5), slice(5, -5), slice(5, -5))
+    assert there[inside].abs().max() < 0.05 * field.abs().max()
+    flowed_back = fields.integrate_velocity(-velocity)
+    torch.testing.assert_close(backward[inside], flowed_back[inside], atol=0.1, rtol=0.1)
+
+
+def test_inverse_of_a_folding_field_warns():
+    folding = 6 * torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"misses by up to .* voxels after 50 .* are folded"):
+        fields.inverse(folding)
+
+
+def test_folding_fraction():
+    indices = fields.identity(SHAPE)
+    mirrored = torch.zeros(2, 3, *SHAPE)
+    mirrored[1, 0] = -2 * indices[0, 0]  # p -> -p along x in the second subject only
+    assert fields.folding_fraction(mirrored).tolist() == [0.0, 1.0]
+    half = torch.zeros(1, 3, *SHAPE)
+    half[0, 1] = torch.where(indices[0, 1] < 10, 0.0, -2 * (indices[0, 1] - 10))
+    share = float(fields.folding_fraction(half))
+    assert share == pytest.approx(0.5, abs=1.01 / SHAPE[1])  # the fold's own layer counts or not
+
+
+def test_bending_energy_equals_monai_and_closed_forms():
+    field = smooth_field(8)
+    ours = fields.bending_energy(field)
+    for subject in range(2):
+        oracle = BendingEnergyLoss()(field[subject : subject + 1])
+        torch.testing.assert_close(ours[subject], oracle)
+    affine = torch.eye(4)
+    affine[:3, :3] = fields.rotation(torch.tensor([0.3, -0.2, 0.1])) * 1.2
+    straight = fields.compose_affine(affine.double(), torch.zeros(1, 3, *SHAPE).double())
+    assert float(fields.bending_energy(straight)) < 1e-20
+    x, y, _ = fields.identity(SHAPE)[0]
+    bent = torch.zeros(1, 3, *SHAPE)
+    bent[0, 0] = 0.1 * x**2 + 0.3 * x * y  # d2/dx2 = 0.2, d2/dxdy = 0.3 and twice
+    expected = (0.2**2 + 2 * 0.3**2) / 3
+    assert float(fields.bending_energy(bent)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_voxels_to_millimetres():
+    affine = np.array([[0, -2, 0, 5], [3, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
+    displacement = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE)
+    mm = fields.in_mm(displacement, affine)
+    assert mm[0, :, 3, 4, 5].tolist() == [-20.0, 3.0, 400.0]
+
+
+@pytest.mark.parametrize("sigma", [0.6, 1.0, 2.5])
+def test_blur_is_scipys(volumes, sigma):
+    scaled = volumes.double() * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1, 1)
+    oracle = ndimage.gaussian_filter(
+        scaled.numpy(), sigma, mode="nearest", truncate=4.0, axes=(2, 3, 4)
+    )
+    np.testing.assert_allclose(fields.gaussian_blur(scaled, sigma), oracle, atol=1e-12)
+    constant = torch.ones(1, 1, *SHAPE)
+    torch.testing.assert_close(fields.gaussian_blur(constant, sigma), constant)
+
+
 def test_resize_keeps_the_deformation():
     field = smooth_field(6)
     fine_shape = tuple(2 * n - 1 for n in SHAPE)
@@ -128,3 +207,9 @@ def test_bad_fields():
         fields.warp(volumes, torch.zeros(2, 2, *SHAPE))
     with pytest.raises(ValueError, match="2 volumes, but 1 displacement"):
         fields.warp(volumes, torch.zeros(1, 3, *SHAPE))
+    with pytest.raises(ValueError, match="second derivatives need at least 3 voxels an axis"):
+        fields.bending_energy(torch.zeros(1, 3, 2, 5, 6))
+    with pytest.raises(ValueError, match="iterations must be 1 or more, got 0"):
+        fields.inverse(torch.zeros(1, 3, 4, 5, 6), iterations=0)
+    with pytest.raises(ValueError, match="a blur needs sigma_voxels above 0, got nan"):
+        fields.gaussian_blur(volumes, float("nan"))

@@ -4,7 +4,15 @@
 regularizers=[regularizers.total_variation(10.0)], transforms=[transforms.jitter(2)])``.
 """
 
-from helpers.activation_maximization import images, matching, quantities, regularizers, transforms
+from helpers.activation_maximization import (
+    images,
+    matching,
+    packing,
+    quantities,
+    recipes,
+    regularizers,
+    transforms,
+)
 from helpers.activation_maximization.maximize import Maximized, activation, maximize
 from helpers.activation_maximization.objectives import (
     Objective,
@@ -28,7 +36,9 @@ __all__ = [
     "logit",
     "matching",
     "maximize",
+    "packing",
     "quantities",
+    "recipes",
     "regularizers",
     "transforms",
     "unit",

@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
@@ -108,6 +109,14 @@ def match_shapes(
     table = pd.DataFrame(rows, columns=["image", "shape", "correlation", "x", "y", "z"])
     highest = table.groupby("image")["correlation"].transform("idxmax")
     return table.assign(best=highest == table.index)
+
+
+def around(
+    deviation: Float[Tensor, "1 x y z"], voxel: tuple[int, int, int], *, reach: int = 7
+) -> Float[Tensor, "1 side side side"]:
+    """Cut a cube around a voxel out of a picture, ``2 * reach + 1`` voxels wide, zeros beyond."""
+    padded = F.pad(deviation, (reach,) * 6)
+    return padded[(slice(None), *(slice(v, v + 2 * reach + 1) for v in voxel))]
 
 
 @dataclass(frozen=True, eq=False)

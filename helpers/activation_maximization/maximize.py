@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from helpers import grids, runtime
+from helpers import fields, grids, runtime
 from helpers.activation_maximization.images import Image
 from helpers.activation_maximization.network import watched
 from helpers.activation_maximization.objectives import Objective
-from helpers.activation_maximization.regularizers import Blur, Penalty, gaussian_blur
+from helpers.activation_maximization.regularizers import Blur, Penalty
 from helpers.activation_maximization.transforms import Transform
 
 
@@ -139,7 +139,7 @@ def maximize(
             values = objective.function(look(seen))
             gradient = _gradient(values, volumes, step)
             for blur in gradient_blurs:
-                gradient = gaussian_blur(gradient, blur.sigma_voxels)
+                gradient = fields.gaussian_blur(gradient, blur.sigma_voxels)
             terms = {
                 penalty.name: penalty.strength * penalty.function(_subject(penalty, image, volumes))
                 for penalty in penalties
@@ -153,7 +153,7 @@ def maximize(
             optimizer.step()
             for blur in image_blurs:
                 parameter = getattr(image, blur.of)
-                parameter.data = gaussian_blur(parameter.data, blur.sigma_voxels)
+                parameter.data = fields.gaussian_blur(parameter.data, blur.sigma_voxels)
             image.project()
 
             measured = {"objective": values, **terms}

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -130,22 +129,6 @@ def blur_gradient(sigma_voxels: float) -> Blur:
 def blur_image(sigma_voxels: float, *, of: str = "voxels") -> Blur:
     """Blur a parameter of the image itself after every step: `Voxels` or ``of="deviation"``."""
     return Blur(of, sigma_voxels)
-
-
-def gaussian_blur(pictures: Pictures, sigma_voxels: float) -> Pictures:
-    """Blur with a normalised Gaussian, cut at 4 sigma; beyond the border its value continues."""
-    radius = math.ceil(4 * sigma_voxels)
-    offsets = torch.arange(-radius, radius + 1, dtype=pictures.dtype, device=pictures.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma_voxels).square())
-    kernel = kernel / kernel.sum()
-    flat = pictures.flatten(0, 1)[:, None]  # (image channel) 1 x y z
-    for axis in range(3):
-        padding = [0] * 6
-        padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius  # F.pad counts from the last axis
-        shape = [1] * 5
-        shape[2 + axis] = len(kernel)
-        flat = F.conv3d(F.pad(flat, padding, mode="replicate"), kernel.view(shape))
-    return flat.view_as(pictures)
 
 
 def energy_above(pictures: Pictures, frequency: float) -> Float[Tensor, "image"]:

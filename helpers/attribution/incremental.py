@@ -138,11 +138,9 @@ class Layer:
 
 def _cut(volume: Tensor, corners: np.ndarray, size: np.ndarray) -> Tensor:
     """Return crops of one volume, one for each corner."""
-    return torch.stack(
-        [
-            volume[0, :, x : x + size[0], y : y + size[1], z : z + size[2]]
-            for x, y, z in corners.tolist()
-        ]
+    a, b, c = size.tolist()
+    return torch.cat(
+        [volume[:, :, x : x + a, y : y + b, z : z + c] for x, y, z in corners.tolist()]
     )
 
 
@@ -243,9 +241,12 @@ def _convolution(
 ) -> Layer | None:
     if isinstance(padding, str):
         return None
-    run = partial(
-        torch.conv3d, weight=weight, bias=bias, stride=stride, dilation=dilation, groups=groups
-    )
+
+    def run(crops):
+        output = torch.conv3d(crops, weight, bias, stride=stride, dilation=dilation, groups=groups)
+        # With the channels last in memory, pooling on a CPU takes a tenth of the time.
+        return output.contiguous(memory_format=torch.channels_last_3d)
+
     kernel = _three(dilation) * (np.array(weight.shape[2:]) - 1) + 1
     return Layer(run, kernel, _three(stride), _three(padding))
 

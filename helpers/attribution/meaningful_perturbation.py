@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from helpers import runtime
+from helpers import fields, runtime
 from helpers.attribution.contract import explain_in_batches
 
 MASK_SPACING_VOXELS = 4
@@ -131,7 +131,7 @@ def meaningful_perturbation(
 
     def explainer(volume: Tensor, target: Tensor) -> Tensor:
         subject = next(numbers)
-        blurred = gaussian_blur(volume, blur_voxels)
+        blurred = fields.gaussian_blur(volume, blur_voxels)
         with torch.no_grad():
             before, after = model(torch.cat([volume, blurred])).softmax(1)[:, int(target)].tolist()
         if before <= goal or after >= before:
@@ -211,22 +211,6 @@ def roughness(mask: Float[Tensor, "1 1 a b c"]) -> Float[Tensor, ""]:
     The high power spares the many small differences of a soft border and forbids large ones.
     """
     return sum(mask.diff(dim=axis).abs().pow(ROUGHNESS_POWER).mean() for axis in (2, 3, 4))
-
-
-def gaussian_blur(
-    volumes: Float[Tensor, "subject 1 x y z"], sigma_voxels: float
-) -> Float[Tensor, "subject 1 x y z"]:
-    """Blur with a Gaussian, one axis after the other; beyond the border, its voxels continue."""
-    reach = int(4 * sigma_voxels + 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=volumes.dtype, device=volumes.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma_voxels) ** 2)
-    kernel = kernel / kernel.sum()
-    for axis in (2, 3, 4):
-        lines = volumes.movedim(axis, -1)
-        padded = F.pad(lines.flatten(1, 3), (reach, reach), mode="replicate")
-        blurred = F.conv1d(padded.flatten(0, 1)[:, None], kernel[None, None])
-        volumes = blurred.view(lines.shape).movedim(-1, axis)
-    return volumes
 
 
 def _shifts(

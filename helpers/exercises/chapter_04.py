@@ -1,4 +1,4 @@
-"""Exercises of chapter 4: a first explanation."""
+"""Exercises of chapter 4: gradients."""
 
 from helpers.exercises.check import Exercise
 
@@ -7,9 +7,17 @@ def _is_near(value: float, tolerance: float = 0.005):
     return lambda answer: abs(float(answer) - value) < tolerance
 
 
-def _finest_layer(answer) -> bool:
-    name, spacing_mm = answer
-    return str(name).strip().lower() == "block1" and abs(float(spacing_mm) - 8) < 0.01
+def _are_near(*values: float):
+    def right(answer) -> bool:
+        pairs = zip(answer, values, strict=True)
+        return all(abs(float(given) - value) < 0.005 for given, value in pairs)
+
+    return right
+
+
+def _shares_of_one_unit(answer) -> bool:
+    epsilon, z_plus = answer
+    return _are_near(6, -2)(epsilon) and _are_near(4, 0)(z_plus)
 
 
 EXERCISES = {
@@ -24,6 +32,32 @@ EXERCISES = {
         ),
     ),
     "4.2": Exercise(
+        right=_are_near(0, 0, 1),
+        praise="The slope is zero where the voxel is, but not on the way there.",
+        hint=(
+            "Draw min(x, 1). What is its slope at 4? For the third number walk from 0 to 4: the "
+            "whole gain is what the single voxel gets, by completeness. Give three numbers."
+        ),
+    ),
+    "4.3": Exercise(
+        right=_are_near(0, 6, 4),
+        praise="They add up to what was gained, 10, and the dark voxel gets its part.",
+        hint=(
+            "For a straight line the slope is the weight, all along the way. Multiply it by how "
+            "far the voxel went, from the baseline to x, with its sign. Then check completeness: "
+            "the three numbers add up to f(x) - f(x')."
+        ),
+    ),
+    "4.4": Exercise(
+        right=_shares_of_one_unit,
+        praise="Both rules conserve the 4; only epsilon blames the second input.",
+        hint=(
+            "What does each input put in, weight times input? Epsilon divides the relevance in "
+            "proportion to these two, signs included; z-plus in proportion to the positive ones "
+            "only. Under both rules the two shares add up to 4. Answer ((a, b), (c, d))."
+        ),
+    ),
+    "4.5": Exercise(
         right=_is_near(0.7),
         praise="The planted voxels hold 3 + 4 of the 10 units of absolute relevance.",
         hint=(
@@ -31,16 +65,7 @@ EXERCISES = {
             "and negative voxels cancel. Relevance mass is inside divided by total."
         ),
     ),
-    "4.3": Exercise(
-        right=_finest_layer,
-        praise="One pooling has halved the 4 mm grid when block 1 puts out its maps.",
-        hint=(
-            "Each max pooling halves the number of voxels along an axis, and a block's output is "
-            "what comes after its pooling. Count the poolings up to and including each block. "
-            "Give the name and the millimetres, for example ('block9', 64)."
-        ),
-    ),
-    "4.4": Exercise(
+    "4.6": Exercise(
         right=_is_near(0.946, 0.001),
         praise=(
             "Two masks that share no voxel agree almost perfectly, because both are mostly empty."

@@ -46,3 +46,12 @@ def test_bad_input():
         matching.match_shapes(torch.zeros(1, 1, *GRID.shape), GRID, MASK)
     with pytest.raises(ValueError, match=r"must lie on the grid \(24, 26, 28\)"):
         matching.match_shapes(torch.zeros(1, 1, 8, 8, 8), GRID, MASK)
+
+
+def test_a_cube_around_a_voxel_at_the_border_is_filled_with_zeros():
+    picture = torch.arange(4 * 5 * 6).float().view(1, 4, 5, 6) + 1
+    cut = matching.around(picture, (0, 2, 5), reach=1)
+    assert cut.shape == (1, 3, 3, 3)
+    assert torch.equal(cut[:, 1:, :, :2], picture[:, :2, 1:4, 4:])
+    assert (cut[:, 0] == 0).all()
+    assert (cut[..., 2] == 0).all()

@@ -5,7 +5,7 @@ import torch
 from captum.attr import Saliency
 from torch import nn
 
-from helpers import models
+from helpers import fields, models
 from helpers.activation_maximization import (
     activation,
     channel_mean,
@@ -17,7 +17,7 @@ from helpers.activation_maximization import (
     regularizers,
     transforms,
 )
-from helpers.activation_maximization.regularizers import Penalty, gaussian_blur
+from helpers.activation_maximization.regularizers import Penalty
 
 SHAPE = (16, 20, 24)
 
@@ -156,7 +156,7 @@ def test_blur_of_the_image_comes_after_the_step(start):
         steps=1,
         learning_rate=0.1,
     ).volume
-    torch.testing.assert_close(picture, gaussian_blur(start + 0.1, 1.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(picture, fields.gaussian_blur(start + 0.1, 1.0), atol=1e-5, rtol=0)
 
 
 def test_blur_of_the_gradient_comes_before_the_step(model, start):
@@ -169,7 +169,7 @@ def test_blur_of_the_gradient_comes_before_the_step(model, start):
         steps=1,
         learning_rate=0.01,
     )
-    oracle = first_step(gaussian_blur(captums_gradient(model, start, 1), 1.5), 0.01)
+    oracle = first_step(fields.gaussian_blur(captums_gradient(model, start, 1), 1.5), 0.01)
     torch.testing.assert_close(moved.volume - start, oracle, atol=1e-4, rtol=0)
 
 

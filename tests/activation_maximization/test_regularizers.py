@@ -1,12 +1,11 @@
-"""Oracles: scipy's Gaussian filter, numpy's spectrum, closed forms."""
+"""Oracles: numpy's spectrum, closed forms."""
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from helpers.activation_maximization import regularizers
-from helpers.activation_maximization.regularizers import Penalty, energy_above, gaussian_blur
+from helpers.activation_maximization.regularizers import Penalty, energy_above
 
 SHAPE = (9, 10, 12)
 
@@ -14,22 +13,6 @@ SHAPE = (9, 10, 12)
 @pytest.fixture
 def pictures():
     return torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5])
-def test_blur_is_scipys(pictures, sigma):
-    three = pictures.repeat(1, 3, 1, 1, 1) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1, 1)
-    oracle = ndimage.gaussian_filter(
-        three.double().numpy(), sigma, mode="nearest", truncate=4.0, axes=(2, 3, 4)
-    )
-    np.testing.assert_allclose(gaussian_blur(three, sigma), oracle, atol=2e-6)
-
-
-def test_blur_keeps_a_constant():
-    """An unnormalised box, as in the prototype of paper 1, would not."""
-    torch.testing.assert_close(
-        gaussian_blur(torch.ones(1, 1, *SHAPE), 2.0), torch.ones(1, 1, *SHAPE)
-    )
 
 
 def test_norms(pictures):

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import Modules
-from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from helpers import cohorts, evaluation, models
@@ -42,13 +41,6 @@ def bright_box():
     volume = torch.zeros(1, 1, *SHAPE)
     volume[:, :, 4:10, 6:12, 8:16] = 1
     return volume
-
-
-@pytest.mark.parametrize("sigma", [0.6, 1.7, 5.0])
-def test_the_blur_is_scipys_gaussian(sigma, volumes):
-    ours = module.gaussian_blur(volumes.double(), sigma)
-    oracle = gaussian_filter(volumes.double().numpy(), (0, 0, sigma, sigma, sigma), mode="nearest")
-    np.testing.assert_allclose(ours.numpy(), oracle, rtol=1e-9)
 
 
 def test_mask_arithmetic_equals_numpy(volumes):

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import cohorts, models, runtime
+from helpers import cohorts, fields, models, runtime
 from helpers.attribution.meaningful_perturbation import (
     JITTER_VOXELS,
     MASK_SPACING_VOXELS,
-    gaussian_blur,
     meaningful_perturbation,
     perturbed,
     roughness,
@@ -100,7 +99,7 @@ def _surest(model: nn.Module, cohort: cohorts.Cohort) -> list[int]:
     right = []
     for subject, label in enumerate(cohort.labels.tolist()):
         volume = cohort.volumes[subject][None]
-        both = torch.cat([volume, gaussian_blur(volume, BLUR_VOXELS)])
+        both = torch.cat([volume, fields.gaussian_blur(volume, BLUR_VOXELS)])
         before, after = model(both).softmax(1)[:, label].tolist()
         if before > 0.5 and after < before:
             right.append((before, subject))
@@ -114,7 +113,7 @@ def _loss(model: nn.Module, volume: Tensor, target: int, maps: Tensor) -> float:
     shifts = torch.randint(
         -JITTER_VOXELS, JITTER_VOXELS + 1, (20, 3), generator=runtime.generator(1, 0)
     )
-    seen = perturbed(volume, gaussian_blur(volume, BLUR_VOXELS), mask)
+    seen = perturbed(volume, fields.gaussian_blur(volume, BLUR_VOXELS), mask)
     excess = [
         F.relu(model(seen.roll(shift, (2, 3, 4))).softmax(1)[0, target] - GOAL)
         for shift in shifts.tolist()

@@ -1,0 +1,32 @@
+"""Exercises of chapter 13: feature visualization in anatomy's own space."""
+
+from helpers.exercises.check import Exercise
+
+
+def _is_letter(letter: str):
+    return lambda answer: str(answer).strip().strip("().").lower() == letter
+
+
+EXERCISES = {
+    "13.1": Exercise(
+        right=lambda answer: abs(float(answer) - 22.14) < 0.3,
+        praise="exp(0.2) is 1.221.",
+        hint=(
+            "Log expansion is the natural logarithm of the new volume over the old one. Undo the "
+            "logarithm, and say by how many per cent the volume is larger."
+        ),
+    ),
+    "13.2": Exercise(
+        right=_is_letter("b"),
+        praise="Nothing in the space has another intensity than the template's own.",
+        hint="What does a warp do to a voxel, and what can it never do to it?",
+    ),
+    "13.3": Exercise(
+        right=_is_letter("c"),
+        praise="Subtracting a constant everywhere changes no correlation.",
+        hint=(
+            "A larger head is a log expansion that is the same at every place. Which of the two "
+            "scores changes if a constant is added to the whole map?"
+        ),
+    ),
+}
