@@ -2,12 +2,18 @@
 
 exercises
     Checks for the exercises of the chapters.
+explain_folder
+    Explain every scan of a folder: maps on the scans' voxels, tables, pictures.
 viewers
     Pictures: three planes with an overlay, interactive on a static page.
 evaluation
     Is the explanation right? Localization, faithfulness, sanity checks, regions, groups.
 attribution
     Which voxels did the network use? One function a method, one contract for all.
+activation_maximization
+    What does a neuron want to see? Objectives, images, regularizers, transforms, one loop.
+warping
+    Simulators: networks that deform a brain until another network changes its mind.
 models
     Networks, training, baselines, pretrained weights.
 cohorts

@@ -65,7 +65,7 @@ class Liu2021(nn.Module):
 class Eitel2022(nn.Module):
     """Prototype for 182x218x182 (1 mm): no normalisation, ELU, strong pooling.
 
-    It pools away a factor of 27, so it needs at least 71 voxels along each axis: the 2 mm grid.
+    It pools away a factor of 27, so it needs at least 80 voxels along each axis: the 2 mm grid.
     """
 
     def __init__(self, classes: int, shape: tuple[int, int, int]):
