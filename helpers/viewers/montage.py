@@ -27,6 +27,7 @@ def montage(
     position_mm: SupportsFloat | Sequence[SupportsFloat] | np.ndarray | None = None,
     overlays: Volumes | None = None,
     masks: Volumes | None = None,
+    displacements: Volumes | None = None,
     title: str | None = None,
     limit: float | int | None = None,
     window: Sequence[SupportsFloat] | None = None,
@@ -53,6 +54,9 @@ def montage(
         each: the middle of its mask, else its overlay's strongest voxel, else the brain's middle.
     overlays, masks : like ``volumes``, optional
         Drawn in colour and as an outline; an empty mask draws nothing.
+    displacements : tensor of shape (subject, 3, x, y, z) or sequence of single fields, optional
+        The fields that made the volumes (`helpers.fields`, in voxels). A grid of squares is drawn
+        that the tissue carried along: where a cell has grown, tissue has grown.
     title : str, optional
     limit : float, optional
         As in `slices`, by default over all overlays together.
@@ -94,8 +98,16 @@ def montage(
     titles = [""] * count if titles is None else list(titles)
     overlays = [None] * count if overlays is None else list(overlays)
     masks = [None] * count if masks is None else list(masks)
+    displacements = [None] * count if displacements is None else list(displacements)
     positions = [position_mm] * count if np.ndim(position_mm) == 0 else list(position_mm)
-    _same_number(count, titles=titles, overlays=overlays, masks=masks, position_mm=positions)
+    _same_number(
+        count,
+        titles=titles,
+        overlays=overlays,
+        masks=masks,
+        displacements=displacements,
+        position_mm=positions,
+    )
     volumes = [frames.checked(volume, grid) for volume in volumes]
     overlays = [o if o is None else frames.checked(o, grid, "overlay") for o in overlays]
     drawn = [o for o in overlays if o is not None]
@@ -108,7 +120,10 @@ def montage(
         for volume, overlay, mask, position in zip(volumes, overlays, masks, positions, strict=True)
     ]
     shared = frames.union([part.frame for part, _ in parts])
-    parts = [(replace(part, frame=shared), voxel) for part, voxel in parts]
+    parts = [
+        (replace(part, frame=shared, displacement=_field(displacement, grid)), voxel)
+        for (part, voxel), displacement in zip(parts, displacements, strict=True)
+    ]
     figure = go.Figure(
         layout={
             **panels.axes(count),
@@ -155,6 +170,17 @@ def _part(
         smooth=smooth,
     )
     return shown, voxel[axis]
+
+
+def _field(displacement: Tensor | np.ndarray | None, grid: Grid) -> np.ndarray | None:
+    if displacement is None:
+        return None
+    if tuple(displacement.shape) != (3, *grid.shape):
+        raise ValueError(
+            f"a displacement on this grid has shape {(3, *grid.shape)}, "
+            f"got {tuple(displacement.shape)}"
+        )
+    return torch.as_tensor(displacement).detach().cpu().double().numpy()
 
 
 def _image(shown: Scene, voxel: int, axis: int, panel: int) -> dict:
@@ -227,6 +253,8 @@ def _describe(
     if colored:
         strongest = next(limit for part, _ in parts for limit in part.limits.values())
         words += f" Colour shows {colored}, blue negative, orange positive, up to {strongest:.3g}."
+    if any(part.displacement is not None for part, _ in parts):
+        words += " A grid of squares is drawn as the tissue carried it along."
     if any(part.mask is not None for part, _ in parts):
         words += " Outlines mark the true regions."
     return words

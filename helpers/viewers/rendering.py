@@ -106,6 +106,30 @@ def paint_outline(
     return colors
 
 
+def paint_lattice(
+    positions: Float[np.ndarray, "2 row column"], spacing: float
+) -> UInt8[np.ndarray, "row column 4"]:
+    """Draw where two coordinates pass through the multiples of a spacing.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (2, row, column)
+        The coordinates, one for the lines of each direction, that each pixel came from.
+    spacing : float
+        From one line to the next, in the unit of the coordinates.
+    """
+    half_width = max(1, positions.shape[-1] / _LINE_PER_PIXELS) / 2
+    strength = np.zeros(positions.shape[1:])
+    for coordinate in positions:
+        per_pixel = np.hypot(*np.gradient(coordinate)).clip(1e-6)
+        away = np.abs((coordinate + spacing / 2) % spacing - spacing / 2) / per_pixel
+        strength = np.maximum(strength, np.clip(half_width + 0.5 - away, 0, 1))
+    colors = np.empty((*strength.shape, 4), np.uint8)
+    colors[..., :3] = style.LATTICE
+    colors[..., 3] = (strength * 190).round()
+    return colors
+
+
 def lettered(
     picture: UInt8[np.ndarray, "row column 3"], edges: tuple[str, str]
 ) -> UInt8[np.ndarray, "row column 3"]:

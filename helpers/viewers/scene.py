@@ -14,6 +14,7 @@ from helpers.viewers.frames import ACROSS, AXES, Frame
 Voxel = tuple[int, int, int]
 
 MINUS = "\N{MINUS SIGN}"
+LATTICE_VOXELS = 3  # from one line of the drawn grid to the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,8 @@ class Scene:
     mask : ndarray of shape (x, y, z), optional
     smooth : bool
         Interpolate between voxels, or show them as squares.
+    displacement : ndarray of shape (3, x, y, z), optional
+        The field that made the volume, in voxels.
     """
 
     frame: Frame
@@ -41,6 +44,7 @@ class Scene:
     limits: dict[str, float]
     mask: Bool[np.ndarray, "x y z"] | None = None
     smooth: bool = True
+    displacement: Float[np.ndarray, "3 x y z"] | None = None
 
     def grey(self, axis: int, *, frame: Frame | None = None, voxels: slice | None = None):
         """Paint the volume's slices along an axis: (slice, row, column)."""
@@ -75,6 +79,27 @@ class Scene:
         )
         return rendering.paint_outline(tiles)
 
+    def lattice(self, axis: int, *, frame: Frame | None = None, voxels: slice):
+        """Paint planes of the undeformed volume where one slice cuts them now: (row, column, 4).
+
+        A displacement says where each voxel came from: the lines are where this is a multiple of
+        `LATTICE_VOXELS`.
+        """
+        came_from = self.displacement + np.indices(self.volume.shape)
+        options = {"voxels": voxels, "smooth": self.smooth}
+        shown = rendering.tiles(
+            np.ones_like(self.volume), frame or self.frame, axis, voxels=voxels, smooth=False
+        )
+        positions = np.concatenate(
+            [
+                rendering.tiles(
+                    came_from[a].astype(np.float32), frame or self.frame, axis, **options
+                )
+                for a in ACROSS[axis]
+            ]
+        )
+        return rendering.paint_lattice(positions, LATTICE_VOXELS) * (shown[0, ..., None] > 0.5)
+
     def picture(
         self,
         axis: int,
@@ -91,6 +116,8 @@ class Scene:
         layers = []
         if overlay is not None:
             layers.append((self.colors(overlay, axis, threshold=threshold, **one)[0], opacity))
+        if self.displacement is not None:
+            layers.append((self.lattice(axis, **one), 1.0))
         if self.mask is not None:
             layers.append((self.outline(axis, **one)[0], 1.0))
         for layer, strength in layers:

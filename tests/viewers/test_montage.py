@@ -44,6 +44,39 @@ def test_each_panel_looks_at_its_own_truth(phantom):
     assert "Outlines mark" in figure.layout.meta["alt"]
 
 
+def lattice_columns(source):
+    """Return where upright lines stand, as shares of the panel's width."""
+    yellow = np.clip(picture(source)[..., 0] - picture(source)[..., 2], 0, None)
+    profile = np.median(yellow, axis=0)
+    columns = np.flatnonzero(profile > profile.max() / 2)
+    groups = np.split(columns, np.flatnonzero(np.diff(columns) > 2) + 1)
+    return np.array([group.mean() + 0.5 for group in groups]) / len(profile)
+
+
+def test_the_grid_moves_with_the_tissue(phantom):
+    volume = torch.full_like(phantom.volume, 0.3)
+    still, moved, grown = torch.zeros(3, 3, *phantom.grid.shape)
+    moved[0] = 1.0  # looks one voxel further right: tissue goes one voxel to the left
+    x = torch.arange(phantom.grid.shape[0]).view(-1, 1, 1)
+    grown[0] = -x / 3  # looks at two thirds of the place: everything is 1.5 times as wide
+    figure = viewers.montage(
+        [volume] * 3,
+        grid=phantom.grid,
+        position_mm=0,
+        displacements=[still, moved, grown],
+        window=(0, 1),
+    )
+    places = [lattice_columns(image.source) for image in figure.layout.images]
+    shown, other, wide = (np.diff(p).mean() for p in places)
+    voxel = shown / 3
+    assert other == pytest.approx(shown, rel=0.02)
+    assert wide == pytest.approx(1.5 * shown, rel=0.02)
+    # Both begin with the first line that lies inside; a line further left has left the picture.
+    offset = (places[1][:, None] - places[0]) / voxel
+    assert (np.abs(offset - np.round(offset / 3 + 1 / 3) * 3 + 1) < 0.1).all()
+    assert "carried" in figure.layout.meta["alt"]
+
+
 def test_overlays_share_one_limit(phantom):
     figure = viewers.montage(
         [phantom.volume] * 2,
@@ -63,6 +96,7 @@ def test_overlays_share_one_limit(phantom):
         ({"position_mm": 300}, "lies outside the grid"),
         ({"plane": "horizontal"}, "got 'horizontal'"),
         ({"volumes": []}, "no volumes"),
+        ({"displacements": [torch.zeros(1, 2, 3)] * 2}, "a displacement on this grid has shape"),
         ({"overlays": [torch.zeros(1, 2, 3)] * 2}, r"the overlay has \(1, 2, 3\) voxels"),
     ],
 )
