@@ -41,7 +41,7 @@ def meaningful_perturbation(
     learning_rate: float = 0.3,
     decay: tuple[float, int] = (0.967, 1),
     ramp: int = 30,
-    patience: int | None = 10,
+    patience: int | None = 20,
     seed: int = 0,
     batch_size: int = 5,
     record: Callable[[dict], None] | None = None,
