@@ -91,14 +91,16 @@ class Undisturbed:
         with _Resume(self.calls, changed):
             return self.model(volumes)
 
-    def changed_voxels(
+    def changed_sizes(
         self, corners: Int[np.ndarray, "patch 3"], size: tuple[int, int, int]
-    ) -> Int[np.ndarray, " patch"]:
-        """Return how many voxels of the last followed layer each patch of this size can change."""
+    ) -> Int[np.ndarray, "patch sides"]:
+        """Return the sides of the boxes that each patch of this size can change, layer by layer."""
         low, high = corners, corners + np.array(size)
+        sizes = []
         for layer, padded in zip(self.layers, self.inputs, strict=True):
             low, high = layer.reach(padded, low, high)
-        return (high - low).prod(axis=1)
+            sizes.append(high - low)
+        return np.concatenate(sizes, axis=1) if sizes else np.zeros((len(corners), 1), int)
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,17 @@ def _cut(volume: Tensor, corners: np.ndarray, size: np.ndarray) -> Tensor:
 def _paste(patches: Tensor, corners: np.ndarray, *, into: Tensor, at: np.ndarray) -> None:
     """Write patches into crops, leaving out what lies beyond a crop; ``at`` is its corner."""
     low = np.maximum(corners, at)
-    high = np.maximum(np.minimum(corners + patches.shape[2:], at + into.shape[2:]), low)
-    there, here = (low - at).tolist(), (low - corners).tolist()
-    for i, (a, b, c) in enumerate((high - low).tolist()):
-        (x, y, z), (u, v, w) = there[i], here[i]
-        into[i, :, x : x + a, y : y + b, z : z + c] = patches[i, :, u : u + a, v : v + b, w : w + c]
+    size = np.maximum(np.minimum(corners + patches.shape[2:], at + into.shape[2:]) - low, 0)
+    there, here = low - at, low - corners
+    rows = np.arange(len(patches))[:, None]
+    places = np.concatenate([rows, rows + 1, there, here, size], axis=1)
+    if (places[:, 2:] == places[0, 2:]).all():  # far from the border: all at once
+        places = places[:1]
+        places[0, 1] = len(patches)
+    for i, j, x, y, z, u, v, w, a, b, c in places.tolist():
+        into[i:j, :, x : x + a, y : y + b, z : z + c] = patches[
+            i:j, :, u : u + a, v : v + b, w : w + c
+        ]
 
 
 @dataclass(frozen=True)

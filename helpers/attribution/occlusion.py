@@ -119,8 +119,8 @@ def _drops(model, volume, target, window, stride, fill, batch_size, progress) ->
         )
     # All patches have one size: beyond the far border there is nothing to patch.
     starts = np.minimum(corners, np.subtract(shape, window))
-    # Windows that change equally much share a batch; else small crops grow with the largest.
-    order = np.argsort(undisturbed.changed_voxels(starts, window), kind="stable")
+    # Windows that change boxes of one size share a batch; else small crops grow with the largest.
+    order = np.lexsort(undisturbed.changed_sizes(starts, window).T)
     batches = np.array_split(order, math.ceil(len(order) / batch_size))
     for batch in runtime.progress(batches, label="occlusion", show=progress):
         patches = torch.cat([volume[_box(starts[i], window)] for i in batch])

@@ -26,18 +26,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=known, help=f"some of: {', '.join(known)}")
     names = parser.parse_args().names
-    tables = {} if names == known else results.read("benchmarks")["tables"]
+    kept = {"tables": {}, "threads": {}} if names == known else results.read("benchmarks")
+    tables, threads = kept["tables"], kept["threads"]
     for name in names:
         rows = importlib.import_module(f"bench_{name}").measure()
         print(f"\n{name}\n{pd.DataFrame(rows).round(3).to_string(index=False)}", flush=True)
-        tables[name] = rows
+        tables[name], threads[name] = rows, torch.get_num_threads()
     results.write(
         "benchmarks",
         {
             "what": "Medians of interleaved runs in one process; a ratio is ours over the peer's.",
             "command": "python tests/benchmarks/run.py",
             "machine": f"{_processor()}, {os.cpu_count()} cores (shared), no GPU",
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "tables": tables,
         },
     )
