@@ -119,6 +119,25 @@ def around(
     return padded[(slice(None), *(slice(v, v + 2 * reach + 1) for v in voxel))]
 
 
+def specimens(
+    grid: Grid, *, reach: int = 7, radius_mm: float = 15.0
+) -> tuple[Grid, Float[Tensor, "shape 1 side side side"]]:
+    """Return the grid of what `around` cuts out, and the four shapes upright in its middle.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> from helpers.activation_maximization import matching
+    >>> small, shapes = matching.specimens(grids.mni(4.0))
+    >>> small.shape, tuple(shapes.shape)
+    ((15, 15, 15), (4, 1, 15, 15, 15))
+    """
+    small = Grid((2 * reach + 1,) * 3, grid.affine)
+    middle = torch.from_numpy(small.millimetres([reach] * 3)).float()
+    bodies = [Body(name, middle, torch.zeros(3), radius_mm, 1.0) for name in SHAPES]
+    return small, torch.stack([body.occupancy(small) for body in bodies])
+
+
 @dataclass(frozen=True, eq=False)
 class _Library:
     """Conjugate spectra, ready for correlation: the window, and every shape in all turns."""

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import fields
+from helpers import fields, runtime
+from helpers.cohorts import subjects as healthy
+from helpers.grids import Grid
 
 Volumes = Float[Tensor, "image 1 x y z"]
 Transform = Callable[[Volumes, torch.Generator], Volumes]
@@ -71,6 +73,33 @@ def scale(share: float) -> Transform:
         return _affine(volumes, [torch.eye(3) / factor for factor in drawn])
 
     return resize
+
+
+def people(grid: Grid, *, subjects: int = 24, seed: int = 0, noise: float = 0.03) -> Transform:
+    """Bend each volume as the brain of one of several healthy people, and add a scanner's noise.
+
+    What excites the network in one head only is not a pattern of all heads.
+
+    Parameters
+    ----------
+    grid : Grid
+        That of the volumes.
+    subjects : int
+        How many people to draw from, default 24; see `helpers.cohorts.subjects`.
+    noise : float
+        Standard deviation inside the brain, whose median is 1.
+    """
+    _check(subjects >= 1, f"expected one person or more, got {subjects}")
+    drawn = [healthy.draw(runtime.generator(seed, i)) for i in range(subjects)]
+    bent = torch.cat([healthy.displacement(one, grid) for one in drawn])
+
+    def bend(volumes: Tensor, generator: torch.Generator) -> Tensor:
+        whose = torch.randint(subjects, (len(volumes),), generator=generator)
+        warped = fields.warp(volumes, bent[whose].to(volumes))
+        grain = noise * torch.randn(volumes.shape, generator=generator).to(volumes)
+        return warped + grain * (warped > 0.05)
+
+    return bend
 
 
 def _affine(volumes: Tensor, matrices: list[Float[Tensor, "3 3"]]) -> Tensor:

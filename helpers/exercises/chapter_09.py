@@ -41,6 +41,14 @@ EXERCISES = {
         ),
     ),
     "9.2": Exercise(
+        right=_is_letter("a"),
+        praise="Without the control, a rule that always says rod would have scored as well.",
+        hint=(
+            "Suppose the matching rule called every picture a rod. Which of the two numbers, "
+            "trained or untrained, would tell you?"
+        ),
+    ),
+    "9.3": Exercise(
         right=_rod_minus_ball,
         praise="What makes both logits grow alike cancels out.",
         hint=(
@@ -48,20 +56,12 @@ EXERCISES = {
             "shell are the classes 1 to 4; 0 is healthy. The rod shall rise, the ball fall."
         ),
     ),
-    "9.3": Exercise(
+    "9.4": Exercise(
         right=_loudest,
         praise="One number for each image: the maximum over channels and places.",
         hint=(
             "`outputs['block4']` has the axes (image, channel, x, y, z). Take the maximum over all "
             "of them but the first, and name 'block4' in the tuple of layers."
-        ),
-    ),
-    "9.4": Exercise(
-        right=_is_letter("a"),
-        praise="Without the control, a rule that always says rod would have scored as well.",
-        hint=(
-            "Suppose the matching rule called every picture a rod. Which of the two numbers, "
-            "trained or untrained, would tell you?"
         ),
     ),
 }

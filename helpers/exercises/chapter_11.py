@@ -37,8 +37,8 @@ EXERCISES = {
         right=_folds,
         praise="A step to the right looks to the left.",
         hint=(
-            "Write down where the two voxels look. J is how far the looking moves for one step along "
-            "the axis. Below zero, order is turned round. Give a number and True or False."
+            "Write down where the two voxels look. J is how far the looking moves for one step "
+            "along the axis. Below zero, order is turned round. Give a number and True or False."
         ),
     ),
     "11.4": Exercise(

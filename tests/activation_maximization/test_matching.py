@@ -55,3 +55,9 @@ def test_a_cube_around_a_voxel_at_the_border_is_filled_with_zeros():
     assert torch.equal(cut[:, 1:, :, :2], picture[:, :2, 1:4, 4:])
     assert (cut[:, 0] == 0).all()
     assert (cut[..., 2] == 0).all()
+
+
+def test_specimens_are_the_shapes_in_their_order():
+    small, shapes = matching.specimens(GRID, reach=9)
+    found = matching.match_shapes(shapes, small, torch.ones(1, *small.shape, dtype=torch.bool))
+    assert found.loc[found["best"], "shape"].tolist() == list(SHAPES)

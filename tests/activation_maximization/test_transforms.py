@@ -6,8 +6,9 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from helpers import runtime
+from helpers import anatomy, fields, grids, runtime
 from helpers.activation_maximization import transforms
+from helpers.cohorts import subjects
 
 SHAPE = (9, 10, 12)
 ALL = [transforms.jitter(2), transforms.rotation(20), transforms.scale(0.2)]
@@ -75,6 +76,25 @@ def test_seed_and_gradient(volumes, transform):
     assert not torch.equal(first, other)
     small = volumes[:1, :, :3, :4, :5].double().requires_grad_()
     assert torch.autograd.gradcheck(lambda v: transform(v, runtime.generator(1)), small)
+
+
+def test_people_are_those_of_the_cohorts():
+    grid = grids.mni(8.0)
+    brain = anatomy.template(grid).t1[None].repeat(2, 1, 1, 1, 1)
+    bend = transforms.people(grid, subjects=1, seed=4, noise=0.0)
+    person = subjects.draw(runtime.generator(4, 0))
+    oracle = fields.warp(brain, subjects.displacement(person, grid).repeat(2, 1, 1, 1, 1))
+    bent = bend(brain, runtime.generator(0))
+    torch.testing.assert_close(bent, oracle)
+    assert (bent - brain).abs().max() > 0.1
+    many = transforms.people(grid, subjects=5, seed=4, noise=0.1)(brain, runtime.generator(2))
+    assert not torch.equal(many[0], many[1])
+    noise = transforms.people(grid, subjects=1, seed=4, noise=0.1)(brain, runtime.generator(0))
+    inside = oracle > 0.05
+    assert (noise - oracle)[inside].std() == pytest.approx(0.1, rel=0.1)
+    assert (noise - oracle)[~inside].abs().max() == 0
+    with pytest.raises(ValueError, match="one person or more, got 0"):
+        transforms.people(grid, subjects=0)
 
 
 def test_larger_than_the_volume(volumes):

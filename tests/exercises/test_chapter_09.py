@@ -20,11 +20,11 @@ def own(function, layers=("block4",)):
     [
         ("9.1", "b"),
         ("9.1", "(B)"),
-        ("9.2", logit(3) - logit(1)),
-        ("9.2", -1 * logit(1) + logit(3)),
-        ("9.3", own(lambda outputs: outputs["block4"].amax(dim=(1, 2, 3, 4)))),
-        ("9.3", own(lambda outputs: outputs["block4"].flatten(1).max(dim=1).values)),
-        ("9.4", "a"),
+        ("9.3", logit(3) - logit(1)),
+        ("9.3", -1 * logit(1) + logit(3)),
+        ("9.4", own(lambda outputs: outputs["block4"].amax(dim=(1, 2, 3, 4)))),
+        ("9.4", own(lambda outputs: outputs["block4"].flatten(1).max(dim=1).values)),
+        ("9.2", "a"),
     ],
 )
 def test_right_answers(name, answer, capsys):
@@ -36,17 +36,17 @@ def test_right_answers(name, answer, capsys):
     [
         ("9.1", "a"),
         ("9.1", "c"),
-        ("9.2", logit(1) - logit(3)),  # the other way round
-        ("9.2", logit(2) - logit(0)),  # counted without healthy
-        ("9.2", logit(3)),
-        ("9.2", "logit(3) - logit(1)"),
-        ("9.3", own(lambda outputs: outputs["block4"].mean(dim=(1, 2, 3, 4)))),
-        ("9.3", own(lambda outputs: outputs["block4"].max())),  # one number for all
-        ("9.3", own(lambda outputs: outputs["block4"].amax(dim=(2, 3, 4)))),  # one a channel
-        ("9.3", own(lambda outputs: outputs["block4"].amax(dim=(1, 2, 3, 4)), ("block3",))),
-        ("9.3", channel_mean("block4", 0)),
-        ("9.4", "b"),
-        ("9.4", "c"),
+        ("9.3", logit(1) - logit(3)),  # the other way round
+        ("9.3", logit(2) - logit(0)),  # counted without healthy
+        ("9.3", logit(3)),
+        ("9.3", "logit(3) - logit(1)"),
+        ("9.4", own(lambda outputs: outputs["block4"].mean(dim=(1, 2, 3, 4)))),
+        ("9.4", own(lambda outputs: outputs["block4"].max())),  # one number for all
+        ("9.4", own(lambda outputs: outputs["block4"].amax(dim=(2, 3, 4)))),  # one a channel
+        ("9.4", own(lambda outputs: outputs["block4"].amax(dim=(1, 2, 3, 4)), ("block3",))),
+        ("9.4", channel_mean("block4", 0)),
+        ("9.2", "b"),
+        ("9.2", "c"),
     ],
 )
 def test_tempting_wrong_answers(name, answer, capsys):

@@ -1,0 +1,164 @@
+"""Prove activation maximization on planted shapes: does the picture of "cube" show a cube?
+
+For every lesion class and seed one picture by `helpers.activation_maximization.recipes.readable`,
+of the trained network and of an untrained one, matched with the four shapes. Beside it: what 500
+subjects reach, fine detail, agreement across seeds, the most similar subject.
+
+    python data_scripts/maximize_lesion.py
+
+A run that was interrupted goes on where it stopped, from the folder given by ``--parts``.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from helpers import anatomy, cohorts, models, results
+from helpers.activation_maximization import (
+    activation,
+    class_margin,
+    logit,
+    matching,
+    packing,
+    quantities,
+    recipes,
+)
+from helpers.activation_maximization.network import OUTPUT, watched
+from helpers.cohorts.shapes import SHAPES
+
+SEEDS = range(5)
+STARTS = {"trained": 3, "untrained": 1}
+UNTRAINED_SEED, SUBJECT_SEED, SUBJECTS = 7, 600, 500
+
+
+def main() -> None:
+    """Make the pictures, match them, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", type=Path, default=Path("runs/maximize_lesion"))
+    parts = parser.parse_args().parts
+    parts.mkdir(parents=True, exist_ok=True)
+    brain, trained = anatomy.template(), models.pretrained("lesion")
+    trained = trained.to(memory_format=torch.channels_last_3d)  # the same numbers, faster
+    card = trained.card
+    untrained = models.build(
+        card["network"], len(card["classes"]), brain.grid.shape, seed=UNTRAINED_SEED
+    ).eval()
+    networks = {"trained": trained, "untrained": untrained}
+    louder = {"trained": 1.0, "untrained": _loudness(trained, brain) / _loudness(untrained, brain)}
+    rows, pictures = [], {"trained": [], "untrained": []}
+    for name, network in networks.items():
+        for seed in SEEDS:
+            for target, shape in enumerate(SHAPES, start=1):
+                part = parts / f"{name}-{seed}-{shape}.pt"
+                if not part.exists():
+                    torch.save(_one(network, target, brain, seed, STARTS[name], louder[name]), part)
+                row, deviation = torch.load(part, weights_only=False)
+                rows.append({"network": name, "seed": seed, "class": shape, **row})
+                print(rows[-1], flush=True)
+                pictures[name].append(deviation)
+    table = pd.DataFrame(rows)
+    pictures = {name: torch.stack(found) for name, found in pictures.items()}
+    table = table.join(_people(trained, table, pictures, brain, parts))
+    results.write("feature_lesion", _summary(table, pictures, louder["untrained"]))
+
+
+def _one(network, target: int, brain, seed: int, starts: int, louder: float):
+    """Return the quantities and the deviation (1 x y z) of one picture."""
+    objective = louder * class_margin(target)
+    found = recipes.readable(network, objective, brain, seed=seed, starts=starts)
+    deviation = found.volume - brain.t1
+    fits = matching.match_shapes(deviation, brain.grid, brain.mask)
+    best = fits.loc[fits["best"]].iloc[0]
+    return {
+        "shown": best["shape"],
+        **{
+            f"r_{fit.shape}": fit.correlation for fit in fits[["shape", "correlation"]].itertuples()
+        },
+        **{axis: int(best[axis]) for axis in "xyz"},
+        "margin": float(activation(network, class_margin(target), found.volume)),
+        "logit": float(activation(network, logit(target), found.volume)),
+        "fine_share": float(quantities.fine_share(deviation)),
+        "steps": len(found.history),
+    }, deviation[0]
+
+
+def _loudness(network, brain) -> float:
+    """Return how strongly a network's margins answer to voxels.
+
+    The logits of an untrained network hardly move, so any penalty would win. Its objective is
+    made as loud as that of the trained one.
+    """
+    with watched(network, [OUTPUT]) as look:
+        volume = brain.t1[None].clone().requires_grad_()
+        margins = torch.cat([class_margin(k).function(look(volume)) for k in range(1, 5)])
+        return float(torch.autograd.grad(margins.sum(), volume)[0].abs().mean())
+
+
+def _people(network, table, pictures, brain, parts) -> pd.DataFrame:
+    """Compare the pictures of the trained network with 500 subjects."""
+    part = parts / "people.pt"
+    if not part.exists():
+        people = cohorts.simulate("lesion", SUBJECTS, SUBJECT_SEED, progress=True)
+        reached = {
+            kind.__name__: torch.stack([activation(network, kind(k), people.volumes)
+                                        for k in range(1, 5)])
+            for kind in (class_margin, logit)
+        }  # fmt: skip
+        volumes = pictures["trained"] + brain.t1
+        nearest = quantities.nearest_subject(volumes, people.volumes, brain.mask)
+        nearest["diagnosis"] = people.participants["diagnosis"][nearest["subject"]].tolist()
+        torch.save((reached, nearest), part)
+    reached, nearest = torch.load(part, weights_only=False)
+    ours = table["network"] == "trained"
+    target = table.loc[ours, "class"].map(list(SHAPES).index)
+    return pd.DataFrame(
+        {
+            "highest_margin_of_subjects": reached["class_margin"].amax(1)[target.tolist()],
+            "highest_logit_of_subjects": reached["logit"].amax(1)[target.tolist()],
+            "nearest_subject_r": nearest["correlation"].to_numpy(),
+            "nearest_subject": nearest["diagnosis"].to_numpy(),
+        },
+        index=table.index[ours],
+    )
+
+
+def _summary(table: pd.DataFrame, pictures: dict, louder: float) -> dict:
+    """Return what the chapter reads."""
+    table["right"] = table["shown"] == table["class"]
+    right = table.groupby(["network", "seed"])["right"].sum().unstack("network")
+    boxes = torch.stack([matching.around(d, (row.x, row.y, row.z)) for d, row in zip(
+        torch.cat(list(pictures.values())), table.itertuples(), strict=True)])  # fmt: skip
+    agreement = {
+        name: {
+            shape: quantities.agreement(
+                boxes[((table["network"] == name) & (table["class"] == shape)).to_numpy()],
+                torch.ones(1, *boxes.shape[2:], dtype=torch.bool),
+            )
+            for shape in SHAPES
+        }
+        for name in pictures
+    }
+    return {
+        "what": "One optimised picture for each lesion class and seed, matched with four shapes.",
+        "command": "python data_scripts/maximize_lesion.py",
+        "seeds": {
+            "pictures": list(SEEDS),
+            "subjects": SUBJECT_SEED,
+            "untrained_network": UNTRAINED_SEED,
+        },
+        "recipe": "helpers.activation_maximization.recipes.readable",
+        "starts": STARTS,
+        "subjects": SUBJECTS,
+        "untrained_objective_times": louder,
+        "right_of_4": {name: right[name].tolist() for name in right},
+        "agreement": agreement,
+        "rows": table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
+        "boxes": packing.pack(boxes[: len(pictures["trained"])]),
+        "untrained_boxes": packing.pack(boxes[len(pictures["trained"]) :]),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Score the simulators on people whom neither they nor their classifiers have met.
+
+Does the logit move the way that was asked, also for a classifier that took no part in training?
+Does the field fold, does injecting and then removing return the image? Does the mean log expansion
+agree with what was planted, in every structure, and does its magnitude point to the truth better
+than the maps of the attribution methods do, for the same people? Simulators that lack one part each
+are trained for comparison.
+
+    python data_scripts/score_simulators.py
+
+A run that was interrupted goes on where it stopped, from the files in ``--folder``.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from train_simulators import CLASSIFIERS, SUBJECT_SEED, SUBJECTS, TRAINING
+
+from helpers import attribution, cohorts, evaluation, fields, models, results, warping
+from helpers.cohorts.deformations import STRUCTURES
+
+TASKS = ("atrophy", "alcohol")
+HELD_OUT_SEED, HELD_OUT_SUBJECTS = 800, 80
+EXPLAINED_PATIENTS = 8  # for the comparison with the attribution methods
+RESAMPLES = 1000
+SHIPPED = "shipped"
+ABLATIONS = {  # on the first task, with the first seed's classifiers
+    "no smoothness": {"strengths": {"smoothness": 0.0}},
+    "no cycle": {"strengths": {"cycle": 0.0}},
+    "no identity": {"strengths": {"identity": 0.0}},
+    "two networks, no condition": {"kind": warping.TwoSimulators},
+    "direct displacement": {"field": "displacement"},
+    "classifiers as they came": {"hardened": False},
+}
+
+
+def main() -> None:
+    """Score simulator by simulator, then method by method; write means and intervals."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("runs/simulators"))
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    people = {task: cohorts.simulate(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED) for task in TASKS}
+    subjects, groups, maps = [], [], []
+    for task in TASKS:
+        for seed in CLASSIFIERS:
+            simulator = warping.pretrained(task, seed=seed)
+            key = {"task": task, "simulator": SHIPPED, "seed": seed}
+            table, group = _stored(folder, simulator, people[task], key)
+            subjects.append(table)
+            groups.append(group)
+            maps.append(compare(simulator, people[task], task, seed, folder))
+    for name, options in ABLATIONS.items():
+        key = {"task": TASKS[0], "simulator": name, "seed": CLASSIFIERS[0]}
+        simulator = ablated(name, options, folder)
+        table, group = _stored(folder, simulator, people[TASKS[0]], key)
+        subjects.append(table)
+        groups.append(group)
+    results.write("simulator_scores", summarise(*map(pd.concat, (subjects, groups, maps))))
+
+
+def score(simulator, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one row a subject, and one row a measure of the whole group."""
+    judge = models.pretrained(task, seed=seed)
+    teachers = teachers_of(task, seed)
+    rows, expansions = [], {}
+    for direction, label, sign in (("inject", 0, 1), ("remove", 1, -1)):
+        group = people[people.labels == label]
+        with torch.no_grad():
+            simulation = simulator(group.volumes, direction)
+            back = simulator(simulation.volumes, _opposite(direction))
+        round_trip = fields.compose(simulation.displacement, back.displacement)
+        error = (fields.warp(group.volumes, round_trip) - group.volumes).square()
+        shifts = {
+            "moved": torch.stack([_shift(net, group, simulation) for net in teachers]).mean(0),
+            "judge_moved": _shift(judge, group, simulation),
+        }
+        rows.append(
+            pd.DataFrame(
+                {
+                    "task": task,
+                    "seed": seed,
+                    **key,
+                    "subject": torch.nonzero(people.labels == label)[:, 0],
+                    "direction": direction,
+                    **{name: (sign * shift > 0).float() for name, shift in shifts.items()},
+                    "folding": fields.folding_fraction(simulation.displacement),
+                    "cycle_error": error.flatten(1).mean(1),
+                }
+            )
+        )
+        expansions[direction] = sign * simulation.log_expansion
+    group = agreement_with_truth(expansions, people, task)
+    return pd.concat(rows), group.assign(task=task, seed=seed, **key)
+
+
+def agreement_with_truth(expansions: dict[str, Tensor], people, task: str) -> pd.DataFrame:
+    """Compare group means with the planted truth, with intervals over the subjects drawn."""
+    brain = (people.volumes != 0).float().mean(0) > 0.5
+    truth = people.truth.log_expansion[people.labels == 1][:, brain].numpy()
+    parts = {name: maps[:, brain].numpy() for name, maps in expansions.items()}
+    structures = _cores(task, people.grid)[:, brain[0]].numpy()
+    random = np.random.default_rng(0)
+    drawn: list[dict] = []
+    for resample in range(RESAMPLES + 1):  # the first is the cohort itself
+
+        def mean(values: np.ndarray, first: bool = resample == 0) -> np.ndarray:
+            n = len(values)
+            copies = np.bincount(random.integers(n, size=n), minlength=n) if not first else 1
+            return np.average(values, axis=0, weights=np.broadcast_to(copies, n))
+
+        means = {name: mean(values) for name, values in parts.items()}
+        means["both"] = (means["inject"] + means["remove"]) / 2
+        planted = mean(truth)
+        values = {f"signed correlation, {n}": _correlation(m, planted) for n, m in means.items()}
+        values["magnitude correlation, both"] = _correlation(abs(means["both"]), abs(planted))
+        right = [np.sign(means["both"][s].mean()) == np.sign(planted[s].mean()) for s in structures]
+        values["structures with the right sign"] = float(np.mean(right))
+        drawn.append(values)
+    table = pd.DataFrame(drawn)
+    low, high = np.percentile(table.iloc[1:], [2.5, 97.5], axis=0)
+    return pd.DataFrame(
+        {"measure": table.columns, "mean": table.iloc[0].to_numpy(), "low": low, "high": high}
+    )
+
+
+def compare(simulator, people, task: str, seed: int, folder: Path) -> pd.DataFrame:
+    """Score the magnitude of the log expansion and of attribution maps, for the same patients."""
+    patients = people[people.labels == 1][:EXPLAINED_PATIENTS]
+    brain = patients.volumes != 0
+    judge = models.pretrained(task, seed=seed)
+    with torch.no_grad():
+        expansion = simulator(patients.volumes, "remove").log_expansion
+    methods: dict[str, Callable[[], Tensor]] = {"(simulator)": lambda: expansion}
+    for name, method in attribution.METHODS.items():
+        methods[name] = lambda method=method, name=name: method(
+            judge, patients.volumes, 1, **_baselines(name, task)
+        )
+    tables = []
+    for name, maps_of in methods.items():
+        path = folder / f"map {task} {seed} {name}.csv"
+        if not path.exists():
+            print(path.stem, flush=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # zero maps score as a guess
+                maps = maps_of().abs()
+                table = evaluation.localization(maps, patients.truth.mask & brain, within=brain)
+            table["magnitude_correlation"] = [
+                _correlation(maps[i][brain[i]].numpy(), abs(truth[brain[i]].numpy()))
+                for i, truth in enumerate(patients.truth.log_expansion)
+            ]
+            table.insert(0, "subject", range(len(table)))
+            table.insert(0, "method", name)
+            table.insert(0, "network", seed)
+            table.insert(0, "task", task)
+            table.to_csv(path, index=False)
+        tables.append(pd.read_csv(path))
+    return pd.concat(tables)
+
+
+def ablated(name: str, options: dict, folder: Path):
+    """Train a simulator that lacks one part, or go on where its training stopped."""
+    task, seed = TASKS[0], CLASSIFIERS[0]
+    cohort = cohorts.simulate(task, SUBJECTS, SUBJECT_SEED)
+    kind = options.get("kind", warping.Simulator)
+    simulator, _ = warping.train_simulator(
+        teachers_of(task, seed, hardened=options.get("hardened", True)),
+        cohort,
+        simulator=kind(cohort.grid.shape, field=options.get("field", "velocity"), seed=seed),
+        strengths=options.get("strengths"),
+        seed=seed,
+        checkpoint=folder / f"{name}.safetensors",
+        **TRAINING,
+    )
+    return simulator
+
+
+def teachers_of(task: str, seed: int, *, hardened: bool = True) -> list:
+    """Return the classifiers of the other seeds."""
+    others = [k for k in CLASSIFIERS if k != seed]
+    if not hardened:
+        return [models.pretrained(task, seed=k) for k in others]
+    return [models.pretrained(f"{task}-hardened", seed=k, folder=warping.WEIGHTS) for k in others]
+
+
+def summarise(subjects: pd.DataFrame, groups: pd.DataFrame, maps: pd.DataFrame) -> dict:
+    """Return means with intervals."""
+    by_subject = subjects.drop(columns="direction")
+    return {
+        "what": "Simulators on held-out simulated subjects, against what was planted.",
+        "command": "python data_scripts/score_simulators.py",
+        "seeds": {"subjects": HELD_OUT_SEED, "simulators": list(CLASSIFIERS)},
+        "subjects": HELD_OUT_SUBJECTS,
+        "explained_patients": EXPLAINED_PATIENTS,
+        "simulators": evaluation.intervals(
+            by_subject, by=["task", "simulator"], clusters=["seed", "subject"]
+        )
+        .round(6)
+        .to_dict("records"),
+        "group_means": groups.round(4).to_dict("records"),
+        "maps": evaluation.intervals(maps, by=["task", "method"], clusters=["network", "subject"])
+        .round(4)
+        .to_dict("records"),
+    }
+
+
+def _stored(folder: Path, simulator, people, key: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores of an earlier run, or compute and store them."""
+    name = f"{key['task']} {key['simulator']} {key['seed']}"
+    paths = [folder / f"{kind} {name}.csv" for kind in ("subjects", "group")]
+    if not all(path.exists() for path in paths):
+        print(name, flush=True)
+        for table, path in zip(score(simulator, people, **key), paths, strict=True):
+            table.to_csv(path, index=False)
+    return tuple(pd.read_csv(path) for path in paths)
+
+
+def _cores(task: str, grid) -> Tensor:
+    """Return the inner half of each planted structure (structure x y z)."""
+    centers_mm = grid.centers_mm()
+    return torch.stack(
+        [
+            (centers_mm - torch.tensor(s.center_mm).view(3, 1, 1, 1)).norm(dim=0) <= s.radius_mm / 2
+            for s in STRUCTURES[task]
+        ]
+    )
+
+
+def _shift(model, group, simulation) -> Tensor:
+    before, after = (models.predict(model, v) for v in (group.volumes, simulation.volumes))
+    return (after - before) @ torch.tensor([-1.0, 1.0])
+
+
+def _opposite(direction: str) -> str:
+    return next(name for name in warping.DIRECTIONS if name != direction)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(one, other)[0, 1]) if one.std() > 0 else 0.0
+
+
+def _baselines(name: str, task: str) -> dict:
+    """Let expected gradients compare with healthy people instead of a black volume."""
+    if name != "expected_gradients":
+        return {}
+    others = cohorts.simulate(task, 40, HELD_OUT_SEED + 1)
+    healthy = others[others.labels == 0].volumes
+    return {"baselines": healthy, "samples": 2 * len(healthy)}
+
+
+if __name__ == "__main__":
+    main()
