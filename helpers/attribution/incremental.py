@@ -2,8 +2,9 @@
 
 A window of 8 voxels changes 10 after a 3x3x3 convolution and 5 or 6 after pooling: in the early
 layers, where nearly all of the time goes, almost everything stays as it was. So the network runs
-once on the undisturbed volume and every layer's input is kept. For each patch, a layer then works
-on a small crop: the changed values, surrounded by what the undisturbed volume had there.
+once on the undisturbed volume and every layer's input and output is kept. For each patch, a layer
+then works on a small crop: the changed values, surrounded by what the undisturbed volume had there.
+A convolution is linear, so it needs the change alone: its output is added to the undisturbed one.
 
 Layers are followed as long as each one looks only at a neighbourhood and hands its output to the
 next one alone (convolution, batch normalization, pooling, ReLU and its relatives). From the first
@@ -16,7 +17,7 @@ occlusion-based deep CNN explanations (Krypton), SIGMOD; for 2D.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,10 +64,11 @@ class Undisturbed:
             with _Recorder() as recorder:
                 model(volume)
             self.calls, self.layers = _leading_layers(recorder.calls, volume)
-            self.inputs, self.last = [], volume
+            self.inputs, self.outputs, self.last = [], [], volume
             for layer in self.layers:
                 self.inputs.append(layer.pad(self.last))
                 self.last = layer.run(self.inputs[-1])
+                self.outputs.append(self.last)
 
     @torch.no_grad()
     def with_patches(
@@ -81,8 +83,8 @@ class Undisturbed:
         corners : array of shape (patch, 3)
             Index of each patch's first voxel; patches lie within the volume.
         """
-        for layer, padded in zip(self.layers, self.inputs, strict=True):
-            patches, corners = layer.with_patches(padded, patches, corners)
+        for layer, padded, output in zip(self.layers, self.inputs, self.outputs, strict=True):
+            patches, corners = layer.with_patches(padded, output, patches, corners)
         changed = self.last.repeat(len(patches), 1, 1, 1, 1)
         _paste(patches, corners, into=changed, at=np.zeros_like(corners))
         if not self.calls:
@@ -105,13 +107,18 @@ class Undisturbed:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that looks at ``kernel`` voxels every ``stride`` voxels; ``run`` does not pad."""
+    """A layer that looks at ``kernel`` voxels every ``stride`` voxels; ``run`` does not pad.
+
+    ``spread``, where the layer is linear and has a stride of 1, returns what a change adds to the
+    output, with as many voxels beyond each side of the change as it is told.
+    """
 
     run: Callable[[Tensor], Tensor]
     kernel: np.ndarray
     stride: np.ndarray
     padding: np.ndarray
     border: float = 0.0
+    spread: Callable[[Tensor, np.ndarray], Tensor] | None = None
 
     def pad(self, volume: Tensor) -> Tensor:
         """Return the whole input with what the layer sees beyond the border."""
@@ -126,40 +133,63 @@ class Layer:
         first = np.clip(first, 0, shape - 1)
         return first, np.clip(last + 1, first + 1, shape)  # one at least, where none sees them
 
-    def with_patches(self, padded: Tensor, patches: Tensor, corners: np.ndarray) -> tuple:
+    def with_patches(
+        self, padded: Tensor, output: Tensor, patches: Tensor, corners: np.ndarray
+    ) -> tuple[Tensor, np.ndarray]:
         """Return the outputs that changed patches of the input can change, and their corners."""
         if (self.kernel == 1).all() and (self.stride == 1).all():
             return self.run(patches), corners
         low, high = self.reach(padded, corners, corners + patches.shape[2:])
         size = (high - low).max(axis=0)
         low = np.minimum(low, high.max(axis=0) - size)  # one size for all, none sticks out
-        crops = _cut(padded, low * self.stride, (size - 1) * self.stride + self.kernel)
-        _paste(patches, corners + self.padding, into=crops, at=low * self.stride)
-        return self.run(crops), low
+        if self.spread is None:
+            crops = _cut(padded, low * self.stride, (size - 1) * self.stride + self.kernel)
+            _paste(patches, corners + self.padding, into=crops, at=low * self.stride)
+            return self.run(crops), low
+        change = patches - _cut(padded, corners + self.padding, np.array(patches.shape[2:]))
+        # Where patches span an axis, nothing lies beyond its border: it is padded as ever.
+        whole = np.array(patches.shape[2:]) == np.array(padded.shape[2:]) - 2 * self.padding
+        beyond = np.where(whole, self.padding, self.kernel - 1)
+        outputs = _cut(output, low, size)
+        _add(self.spread(change, beyond), corners + self.padding - beyond, to=outputs, at=low)
+        return outputs, low
 
 
 def _cut(volume: Tensor, corners: np.ndarray, size: np.ndarray) -> Tensor:
     """Return crops of one volume, one for each corner."""
-    a, b, c = size.tolist()
-    return torch.cat(
-        [volume[:, :, x : x + a, y : y + b, z : z + c] for x, y, z in corners.tolist()]
-    )
+    shape, strides = (1, volume.shape[1], *size.tolist()), volume.stride()
+    # Thousands of small crops: one view each, where slicing would make five.
+    starts = volume.storage_offset() + corners @ np.array(strides[2:])
+    return torch.cat([volume.as_strided(shape, strides, start) for start in starts.tolist()])
 
 
 def _paste(patches: Tensor, corners: np.ndarray, *, into: Tensor, at: np.ndarray) -> None:
     """Write patches into crops, leaving out what lies beyond a crop; ``at`` is its corner."""
+    for here, there in _shared(patches, corners, into, at):
+        into[there] = patches[here]
+
+
+def _add(patches: Tensor, corners: np.ndarray, *, to: Tensor, at: np.ndarray) -> None:
+    """Add patches to crops, leaving out what lies beyond a crop; ``at`` is its corner."""
+    for here, there in _shared(patches, corners, to, at):
+        to[there] += patches[here]
+
+
+def _shared(patches: Tensor, corners: np.ndarray, crops: Tensor, at: np.ndarray) -> Iterator:
+    """Yield the slices of patches, and of crops, that are the same places."""
     low = np.maximum(corners, at)
-    size = np.maximum(np.minimum(corners + patches.shape[2:], at + into.shape[2:]) - low, 0)
+    size = np.maximum(np.minimum(corners + patches.shape[2:], at + crops.shape[2:]) - low, 0)
     there, here = low - at, low - corners
     rows = np.arange(len(patches))[:, None]
-    places = np.concatenate([rows, rows + 1, there, here, size], axis=1)
-    if (places[:, 2:] == places[0, 2:]).all():  # far from the border: all at once
+    places = np.concatenate([rows, rows + 1, here, there, size], axis=1)
+    if (places[:, 2:] == places[0, 2:]).all():  # as it is far from the border: all at once
         places = places[:1]
         places[0, 1] = len(patches)
-    for i, j, x, y, z, u, v, w, a, b, c in places.tolist():
-        into[i:j, :, x : x + a, y : y + b, z : z + c] = patches[
-            i:j, :, u : u + a, v : v + b, w : w + c
-        ]
+    for i, j, u, v, w, x, y, z, a, b, c in places.tolist():
+        yield (
+            (slice(i, j), ..., slice(u, u + a), slice(v, v + b), slice(w, w + c)),
+            (slice(i, j), ..., slice(x, x + a), slice(y, y + b), slice(z, z + c)),
+        )
 
 
 @dataclass(frozen=True)
@@ -255,8 +285,14 @@ def _convolution(
         # With the channels last in memory, pooling on a CPU takes a tenth of the time.
         return output.contiguous(memory_format=torch.channels_last_3d)
 
+    def spread(change, beyond):
+        return torch.conv3d(
+            change, weight, padding=beyond.tolist(), dilation=dilation, groups=groups
+        )
+
     kernel = _three(dilation) * (np.array(weight.shape[2:]) - 1) + 1
-    return Layer(run, kernel, _three(stride), _three(padding))
+    linear = spread if (_three(stride) == 1).all() else None
+    return Layer(run, kernel, _three(stride), _three(padding), spread=linear)
 
 
 def _max_pool(

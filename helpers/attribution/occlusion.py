@@ -27,7 +27,7 @@ def occlusion(
     window: int | tuple[int, int, int] = 8,
     stride: int | tuple[int, int, int] = 4,
     fill: float = 0.0,
-    batch_size: int = 16,
+    batch_size: int = 32,
     progress: bool = True,
 ) -> Float[Tensor, "subject 1 x y z"]:
     """Cover one window after the other and return how far the target's logit drops.
