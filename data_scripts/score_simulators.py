@@ -65,7 +65,7 @@ def main() -> None:
     results.write("simulator_scores", summarise(*map(pd.concat, (subjects, groups, maps))))
 
 
-def score(simulator, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame, pd.DataFrame]:
+def score(scored, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row a subject, and one row a measure of the whole group."""
     judge = models.pretrained(task, seed=seed)
     teachers = teachers_of(task, seed)
@@ -73,8 +73,8 @@ def score(simulator, people, *, task: str, seed: int, **key) -> tuple[pd.DataFra
     for direction, label, sign in (("inject", 0, 1), ("remove", 1, -1)):
         group = people[people.labels == label]
         with torch.no_grad():
-            simulation = simulator(group.volumes, direction)
-            back = simulator(simulation.volumes, _opposite(direction))
+            simulation = scored(group.volumes, direction)
+            back = scored(simulation.volumes, _opposite(direction))
         round_trip = fields.compose(simulation.displacement, back.displacement)
         error = (fields.warp(group.volumes, round_trip) - group.volumes).square()
         shifts = {

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from helpers import warping
+from helpers import models, warping
 
 SHAPE = (16, 20, 24)
 
@@ -42,3 +42,12 @@ def test_missing_and_damaged_weights(stored):
     (folder / "atrophy-2.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match="is not a readable safetensors file"):
         warping.pretrained("atrophy", seed=2, folder=folder)
+
+
+def test_shipped_simulator():
+    simulator = warping.pretrained("atrophy")
+    assert "nothing about any patient" in simulator.card["what"]
+    assert simulator.shape == (48, 56, 48)
+    for seed in (0, 1, 2):
+        teacher = models.pretrained("atrophy-hardened", seed=seed, folder=warping.WEIGHTS)
+        assert teacher.card["hardening"]["epochs"] == 4
