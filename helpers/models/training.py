@@ -117,7 +117,7 @@ def train(
     }
     history, best = [], {}
     if checkpoint is not None and Path(checkpoint).exists():
-        history, best = _load_checkpoint(checkpoint, model, optimizer, settings)
+        history, best = load_checkpoint(checkpoint, model, optimizer, settings)
     steps = len(cohort) // batch_size
 
     while len(history) < epochs and not _out_of_patience(history, patience):
@@ -140,7 +140,7 @@ def train(
                 volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
                 volumes, labels = fabric.to_device((volumes, labels))
                 for group in optimizer.param_groups:
-                    group["lr"] = _one_cycle(epoch * steps + step, epochs * steps, learning_rate)
+                    group["lr"] = one_cycle(epoch * steps + step, epochs * steps, learning_rate)
                 logits = parallel(volumes)
                 loss = F.cross_entropy(logits, labels)
                 optimizer.zero_grad()
@@ -169,7 +169,7 @@ def train(
             best = {name: value.cpu().clone() for name, value in _state(model).items()}
         if checkpoint is not None:
             if fabric.is_global_zero:
-                _save_checkpoint(checkpoint, model, optimizer, settings, history, best)
+                save_checkpoint(checkpoint, model, optimizer, settings, history, best)
             fabric.barrier()
     if best:
         model.load_state_dict(best)
@@ -200,7 +200,7 @@ def launched_fabric() -> Fabric:
     return fabric
 
 
-def _one_cycle(step: int, steps: int, peak: float) -> float:
+def one_cycle(step: int, steps: int, peak: float) -> float:
     """Return the learning rate: up to the peak over the first 30 %, then down along a cosine."""
     warm = 0.3 * steps
     if step < warm:
@@ -238,7 +238,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in model.state_dict().items()}
 
 
-def _save_checkpoint(path, model, optimizer, settings, history, best) -> None:
+def save_checkpoint(path, model, optimizer, settings, history, best) -> None:
     """Write tensors and facts into one safetensors file: loading it can never run code."""
     tensors = {f"model/{name}": value for name, value in _state(model).items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
@@ -249,7 +249,14 @@ def _save_checkpoint(path, model, optimizer, settings, history, best) -> None:
         safetensors.torch.save_file(tensors, unfinished, metadata=facts)
 
 
-def _load_checkpoint(path, model, optimizer, settings) -> tuple[list[dict], dict[str, Tensor]]:
+def load_checkpoint(path, model, optimizer, settings) -> tuple[list[dict], dict[str, Tensor]]:
+    """Put a run back as it was saved; return its history and the best weights so far.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint, or belongs to a run with other settings.
+    """
     try:
         with safe_open(path, framework="pt") as stored:
             facts = stored.metadata() or {}

@@ -139,7 +139,7 @@ def train_simulator(
     }
     history: list[dict] = []
     if resumed:
-        history, _ = classifiers._load_checkpoint(checkpoint, simulator, optimizer, settings)
+        history, _ = classifiers.load_checkpoint(checkpoint, simulator, optimizer, settings)
     steps = len(cohort) // batch_size
 
     while len(history) < epochs:
@@ -154,7 +154,7 @@ def train_simulator(
             mine = batch[fabric.global_rank :: fabric.world_size]
             volumes, before = fabric.to_device((cohort.volumes[mine], logits[mine]))
             for group in optimizer.param_groups:
-                rate = classifiers._one_cycle(epoch * steps + step, epochs * steps, learning_rate)
+                rate = classifiers.one_cycle(epoch * steps + step, epochs * steps, learning_rate)
                 group["lr"] = rate
             terms, success = _terms(
                 parallel, readers, volumes, cohort.labels[mine], before, margin, strengths
@@ -182,9 +182,7 @@ def train_simulator(
             )
         if checkpoint is not None:
             if fabric.is_global_zero:
-                classifiers._save_checkpoint(
-                    checkpoint, simulator, optimizer, settings, history, {}
-                )
+                classifiers.save_checkpoint(checkpoint, simulator, optimizer, settings, history, {})
             fabric.barrier()
     return simulator.cpu().eval(), pd.DataFrame(history)
 

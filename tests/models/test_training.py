@@ -41,17 +41,17 @@ def test_resuming_after_a_kill_gives_the_uninterrupted_run(cohort, tmp_path, mon
     options = {"epochs": 4, "validation": cohort, "augment": models.flips}
     whole, history = fit(cohort, **options)
     path = tmp_path / "run.safetensors"
-    real_save = training._save_checkpoint
+    real_save = training.save_checkpoint
 
     def killed_after_two_epochs(*arguments):
         real_save(*arguments)
         if len(arguments[4]) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_save_checkpoint", killed_after_two_epochs)
+    monkeypatch.setattr(training, "save_checkpoint", killed_after_two_epochs)
     with pytest.raises(KeyboardInterrupt):
         fit(cohort, checkpoint=path, **options)
-    monkeypatch.setattr(training, "_save_checkpoint", real_save)
+    monkeypatch.setattr(training, "save_checkpoint", real_save)
     # A model with other starting weights shows that the checkpoint's are used.
     resumed, resumed_history = fit(cohort, checkpoint=path, model_seed=9, **options)
     assert torch.equal(weights(whole), weights(resumed))

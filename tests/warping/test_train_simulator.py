@@ -93,17 +93,17 @@ def test_the_same_seed_gives_the_same_simulator(meter, cohort):
 def test_resuming_after_a_kill_gives_the_uninterrupted_run(meter, cohort, tmp_path, monkeypatch):
     whole, history = fit(meter, cohort, epochs=3)
     path = tmp_path / "run.safetensors"
-    real_save = classifiers._save_checkpoint
+    real_save = classifiers.save_checkpoint
 
     def killed_after_two_epochs(*arguments):
         real_save(*arguments)
         if len(arguments[4]) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(classifiers, "_save_checkpoint", killed_after_two_epochs)
+    monkeypatch.setattr(classifiers, "save_checkpoint", killed_after_two_epochs)
     with pytest.raises(KeyboardInterrupt):
         fit(meter, cohort, epochs=3, checkpoint=path)
-    monkeypatch.setattr(classifiers, "_save_checkpoint", real_save)
+    monkeypatch.setattr(classifiers, "save_checkpoint", real_save)
     # A simulator with other starting weights shows that the checkpoint's are used.
     other = warping.Simulator(cohort.grid.shape, seed=9)
     resumed, resumed_history = fit(meter, cohort, epochs=3, checkpoint=path, simulator=other)
