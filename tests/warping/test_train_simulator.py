@@ -176,7 +176,7 @@ import torch
 from helpers import cohorts, grids, warping
 
 sys.path.insert(0, sys.argv[2])
-from test_training import known
+from test_train_simulator import known
 
 torch.set_num_threads(1)
 cohort = cohorts.simulate("atrophy", subjects=12, grid=grids.mni(8.0))
