@@ -35,7 +35,7 @@ def main() -> None:
     results.write(
         "benchmarks",
         {
-            "what": "Medians of interleaved runs in one process; a ratio is ours over the peer's.",
+            "what": "A ratio is ours over the peer's; repeats above 1 are medians.",
             "command": "python tests/benchmarks/run.py",
             "machine": f"{_processor()}, {os.cpu_count()} cores (shared), no GPU",
             "threads": threads,
