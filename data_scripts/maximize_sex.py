@@ -107,12 +107,10 @@ def score(found: torch.Tensor, truth: torch.Tensor, task: str, brain) -> dict:
     Means are taken relative to the brain's: a map that is positive everywhere is right nowhere.
     """
     inside = brain.mask
-    centers = brain.grid.centers_mm()
     right, answers = 0, {}
+    places = cohorts.planted_structures(task, brain.grid)
     for structure in STRUCTURES[task]:
-        distance = (centers - torch.tensor(structure.center_mm).view(3, 1, 1, 1)).square().sum(0)
-        ball = (distance < structure.radius_mm**2)[None]
-        mean = float(found[ball].mean() - found[inside].mean())
+        mean = float(found[:, places[structure.name]].mean() - found[inside].mean())
         answers[structure.name] = round(mean, 4)
         right += mean * structure.log_expansion > 0
     together = torch.stack([found[inside], truth[inside]])

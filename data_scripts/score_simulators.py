@@ -23,7 +23,6 @@ from torch import Tensor
 from train_simulators import CLASSIFIERS, SUBJECT_SEED, SUBJECTS, TRAINING
 
 from helpers import attribution, cohorts, evaluation, fields, models, results, warping
-from helpers.cohorts.deformations import STRUCTURES
 
 TASKS = ("atrophy", "alcohol")
 HELD_OUT_SEED, HELD_OUT_SUBJECTS = 800, 80
@@ -33,10 +32,11 @@ SHIPPED = "shipped"
 ABLATIONS = {  # on the first task, with the first seed's classifiers
     "no smoothness": {"strengths": {"smoothness": 0.0}},
     "no cycle": {"strengths": {"cycle": 0.0}},
-    "no identity": {"strengths": {"identity": 0.0}},
     "two networks, no condition": {"kind": warping.TwoSimulators},
     "direct displacement": {"field": "displacement"},
     "classifiers as they came": {"hardened": False},
+    # So slow that the velocity all brains begin with is all that they ever get.
+    "the common start alone": {"training": {"epochs": 1, "learning_rate": 1e-12}},
 }
 
 
@@ -62,7 +62,8 @@ def main() -> None:
         table, group = _stored(folder, simulator, people[TASKS[0]], key)
         subjects.append(table)
         groups.append(group)
-    results.write("simulator_scores", summarise(*map(pd.concat, (subjects, groups, maps))))
+    scored = summarise(*map(pd.concat, (subjects, groups, maps)))
+    results.write("simulator_scores", {**scored, "classifiers": classifiers(people)})
 
 
 def score(scored, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -105,7 +106,8 @@ def agreement_with_truth(expansions: dict[str, Tensor], people, task: str) -> pd
     brain = (people.volumes != 0).float().mean(0) > 0.5
     truth = people.truth.log_expansion[people.labels == 1][:, brain].numpy()
     parts = {name: maps[:, brain].numpy() for name, maps in expansions.items()}
-    structures = _cores(task, people.grid)[:, brain[0]].numpy()
+    cores = cohorts.planted_structures(task, people.grid, within=0.5)
+    structures = [core[brain[0]].numpy() for core in cores.values()]
     random = np.random.default_rng(0)
     drawn: list[dict] = []
     for resample in range(RESAMPLES + 1):  # the first is the cohort itself
@@ -176,9 +178,26 @@ def ablated(name: str, options: dict, folder: Path):
         strengths=options.get("strengths"),
         seed=seed,
         checkpoint=folder / f"{name}.safetensors",
-        **TRAINING,
+        **{**TRAINING, **options.get("training", {})},
     )
     return simulator
+
+
+def classifiers(people: dict[str, cohorts.Cohort]) -> list[dict]:
+    """Return how well the classifiers read the people, as they came and hardened."""
+    rows = []
+    for task, cohort in people.items():
+        for seed in CLASSIFIERS:
+            networks = {
+                "as it came": models.pretrained(task, seed=seed),
+                "hardened": models.pretrained(
+                    f"{task}-hardened", seed=seed, folder=warping.WEIGHTS
+                ),
+            }
+            for name, network in networks.items():
+                table = models.scores(models.predict(network, cohort.volumes), cohort, name=name)
+                rows.append({"task": task, "seed": seed, **table.round(4).to_dict("records")[0]})
+    return rows
 
 
 def teachers_of(task: str, seed: int, *, hardened: bool = True) -> list:
@@ -219,17 +238,6 @@ def _stored(folder: Path, simulator, people, key: dict) -> tuple[pd.DataFrame, p
         for table, path in zip(score(simulator, people, **key), paths, strict=True):
             table.to_csv(path, index=False)
     return tuple(pd.read_csv(path) for path in paths)
-
-
-def _cores(task: str, grid) -> Tensor:
-    """Return the inner half of each planted structure (structure x y z)."""
-    centers_mm = grid.centers_mm()
-    return torch.stack(
-        [
-            (centers_mm - torch.tensor(s.center_mm).view(3, 1, 1, 1)).norm(dim=0) <= s.radius_mm / 2
-            for s in STRUCTURES[task]
-        ]
-    )
 
 
 def _shift(model, group, simulation) -> Tensor:

@@ -122,7 +122,7 @@ def around(
 def specimens(
     grid: Grid, *, reach: int = 7, radius_mm: float = 15.0
 ) -> tuple[Grid, Float[Tensor, "shape 1 side side side"]]:
-    """Return the grid of what `around` cuts out, and the four shapes upright in its middle.
+    """Return the grid of what `around` cuts out, 0 mm in its middle, with the four shapes upright.
 
     Examples
     --------
@@ -132,9 +132,10 @@ def specimens(
     >>> small.shape, tuple(shapes.shape)
     ((15, 15, 15), (4, 1, 15, 15, 15))
     """
-    small = Grid((2 * reach + 1,) * 3, grid.affine)
-    middle = torch.from_numpy(small.millimetres([reach] * 3)).float()
-    bodies = [Body(name, middle, torch.zeros(3), radius_mm, 1.0) for name in SHAPES]
+    affine = grid.affine.copy()
+    affine[:3, 3] = affine[:3, :3] @ np.full(3, -reach)
+    small = Grid((2 * reach + 1,) * 3, affine)
+    bodies = [Body(name, torch.zeros(3), torch.zeros(3), radius_mm, 1.0) for name in SHAPES]
     return small, torch.stack([body.occupancy(small) for body in bodies])
 
 

@@ -2,6 +2,7 @@
 
 from helpers.cohorts.bids import from_bids
 from helpers.cohorts.cohort import Cohort, Truth, concatenate
+from helpers.cohorts.deformations import planted_structures
 from helpers.cohorts.ixi import fetch_ixi, ixi
 from helpers.cohorts.leaks import audit_leaks, image_statistics
 from helpers.cohorts.simulate import render, simulate
@@ -15,6 +16,7 @@ __all__ = [
     "from_bids",
     "image_statistics",
     "ixi",
+    "planted_structures",
     "render",
     "simulate",
 ]

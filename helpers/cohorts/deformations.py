@@ -73,6 +73,49 @@ STRUCTURES: dict[str, tuple[Structure, ...]] = {
 }
 
 
+def planted_structures(
+    task: str, grid: Grid, *, within: float = 1.0
+) -> dict[str, Bool[Tensor, "x y z"]]:
+    """Return where a task's structures lie in MNI space, to ask what a map says of each.
+
+    Parameters
+    ----------
+    task : str
+        ``"atrophy"``, ``"alcohol"`` or ``"sex"``.
+    grid : Grid
+    within : float
+        Radius of the balls as a share of each structure's own. Default 1; with 0.5 no two overlap.
+
+    Returns
+    -------
+    dict
+        From the structure's name to its voxels.
+
+    Raises
+    ------
+    ValueError
+        If the task plants no structures, or a ball is too small to hold a voxel.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, grids
+    >>> list(cohorts.planted_structures("atrophy", grids.mni()))[:2]
+    ['hippocampus left', 'hippocampus right']
+    """
+    if task not in STRUCTURES:
+        raise ValueError(f"expected a task of {sorted(STRUCTURES)}, got {task!r}")
+    found = {}
+    for structure in STRUCTURES[task]:
+        away = grid.centers_mm() - torch.tensor(structure.center_mm).view(3, 1, 1, 1)
+        found[structure.name] = away.norm(dim=0) <= within * structure.radius_mm
+        if not found[structure.name].any():
+            raise ValueError(
+                f"no voxel lies within {within} of the radius of {structure.name}; use a larger "
+                f"share, or the grid is too coarse or lies elsewhere"
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class Deformation:
     """The effect of one subject, in the space of the template.

@@ -8,9 +8,10 @@ from helpers.viewers import display, style
 from helpers.viewers.display import describe
 from helpers.viewers.explore import explore
 from helpers.viewers.montage import montage
+from helpers.viewers.sequence import sequence, tune
 from helpers.viewers.slices import slices
 
-__all__ = ["describe", "display", "explore", "montage", "slices", "style"]
+__all__ = ["describe", "display", "explore", "montage", "sequence", "slices", "style", "tune"]
 
 style.use()
 display.use()

@@ -191,8 +191,8 @@ _SCRIPT = r"""function (box, figure) {
     if (window.matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false;
     // A fresh plot: a colour bar that is only turned by a relayout leaves its old ticks behind.
     window.Plotly.purge(plot);
-    return window.Plotly.newPlot(plot, figure.data, figure.layout,
-      {displayModeBar: false, displaylogo: false});
+    return window.Plotly.newPlot(plot, {data: figure.data, layout: figure.layout,
+      frames: figure.frames, config: {displayModeBar: false, displaylogo: false}});
   }
   function start() {
     var width = box.clientWidth;

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -157,3 +158,28 @@ def test_real_scans_are_interpolated_once_in_both_classes():
 def test_severity_is_a_number_of_zero_or_above(severity):
     with pytest.raises(ValueError, match="severity must be a number of 0 or above"):
         cohorts.simulate("alcohol", 1, severity=severity)
+
+
+def test_structures_lie_where_they_are_planted_and_cores_do_not_overlap():
+    grid = grids.mni()
+    for task in ("atrophy", "alcohol", "sex"):
+        whole = cohorts.planted_structures(task, grid)
+        cores = cohorts.planted_structures(task, grid, within=0.5)
+        planted = fields.log_expansion(
+            Deformation(STRUCTURES[task], strength=1.0).displacement(grid)
+        )[0, 0]
+        assert torch.stack(list(cores.values())).sum(0).max() == 1
+        for part in STRUCTURES[task]:
+            middle = np.argwhere(cores[part.name].numpy()).mean(0)
+            np.testing.assert_allclose(grid.millimetres(middle), part.center_mm, atol=2)
+            assert planted[cores[part.name]].mean() * part.log_expansion > 0
+            corners = grid.millimetres(np.argwhere(whole[part.name].numpy()))
+            reach_mm = np.linalg.norm(corners - np.array(part.center_mm), axis=1).max()
+            assert part.radius_mm - max(grid.spacing_mm) / 2 < reach_mm <= part.radius_mm
+
+
+def test_structures_of_another_task_or_too_small_for_the_grid():
+    with pytest.raises(ValueError, match="expected a task of"):
+        cohorts.planted_structures("lesion", grids.mni())
+    with pytest.raises(ValueError, match="no voxel lies within 0.01"):
+        cohorts.planted_structures("alcohol", grids.mni(), within=0.01)

@@ -4,7 +4,7 @@ import pytest
 from pictures import center, tile
 
 from helpers.viewers import display
-from helpers.viewers.features import features, tune
+from helpers.viewers.sequence import sequence, tune
 
 CURVE = pd.Series([0.0, 2.0, 3.0, 9.0], index=[0, 1, 2, 3], name="objective")
 
@@ -13,12 +13,14 @@ def figure_of(phantom, **options):
     """Three pictures: bright voxel in place, then dark, then elsewhere."""
     pictures = {0: phantom.volume, 2: phantom.volume * 0, 3: phantom.volume.flip(1)}
     at = phantom.grid.millimetres(phantom.bright)
-    return features(pictures, CURVE, grid=phantom.grid, position_mm=at, window=(0, 1), **options)
+    return sequence(pictures, CURVE, grid=phantom.grid, position_mm=at, window=(0, 1), **options)
 
 
 def moved(figure, index):
-    figure.plotly_relayout(figure.layout.sliders[0].steps[index].args[0])
-    return figure
+    """Show another picture, as the slider does: by the frame that its step names."""
+    (name,), _ = figure.layout.sliders[0].steps[index].args
+    (frame,) = (frame for frame in figure.frames if frame.name == name)
+    return figure.update_layout(frame.layout)
 
 
 def test_the_slider_shows_each_picture_upright(phantom):
@@ -54,14 +56,14 @@ def test_the_marker_goes_along_the_curve(phantom):
 def test_the_default_position_is_where_the_pictures_differ(phantom):
     other = phantom.volume.clone()
     other[(0, *phantom.cold)] = 0.9
-    figure = features({0: phantom.volume, 1: other}, CURVE, grid=phantom.grid)
+    figure = sequence({0: phantom.volume, 1: other}, CURVE, grid=phantom.grid)
     millimetres = phantom.grid.millimetres(phantom.cold)
     assert f"x {millimetres[0]:.1f}".replace("-", "\N{MINUS SIGN}") in figure.layout.meta["alt"]
 
 
 def test_several_curves_have_a_legend(phantom):
     two = pd.DataFrame({"objective": CURVE, "penalty": CURVE / 2})
-    figure = features(
+    figure = sequence(
         {0: phantom.volume, 3: phantom.volume}, two, grid=phantom.grid, position_mm=(0, 0, 0)
     )
     assert [trace.name for trace in figure.data] == ["objective", "penalty"]
@@ -70,22 +72,32 @@ def test_several_curves_have_a_legend(phantom):
 
 def test_bad_input(phantom):
     with pytest.raises(ValueError, match="two pictures or more, got 1"):
-        features({0: phantom.volume}, CURVE, grid=phantom.grid)
+        sequence({0: phantom.volume}, CURVE, grid=phantom.grid)
     with pytest.raises(ValueError, match="the picture 5 has"):
-        features({0: phantom.volume, 5: phantom.volume[:, 1:]}, CURVE, grid=phantom.grid)
+        sequence({0: phantom.volume, 5: phantom.volume[:, 1:]}, CURVE, grid=phantom.grid)
 
 
 @pytest.mark.browser
-def test_the_slider_works_without_a_kernel(phantom, show):
+def test_slider_and_film_work_without_a_kernel(phantom, show):
     page = show(display.to_html(figure_of(phantom, title="Forming", across="step")), 390)
-    shown = "document.querySelector('.helpers-plot')._fullLayout"
-    before = page.evaluate(f"{shown}.xaxis.range.slice()")
+    full = "document.querySelector('.helpers-plot')._fullLayout"
+
+    def shown():
+        return page.evaluate(
+            f"[{full}.xaxis.range[0], {full}.yaxis.range[1], {full}.shapes[0].x0,"
+            f" {full}.sliders[0].active]"
+        )
+
+    assert shown() == [0, -1, 3, 2]  # two columns: the third picture lies in the second row
     page.evaluate(
         "(() => {const p = document.querySelector('.helpers-plot');"
-        "return Plotly.relayout(p, p.layout.sliders[0].steps[1].args[0])})()"
+        "return Plotly.animate(p, ...p.layout.sliders[0].steps[1].args)})()"
     )
-    assert page.evaluate(f"{shown}.xaxis.range.slice()") != before
-    assert page.evaluate(f"{shown}.shapes[0].x0") == 2
+    assert shown() == [1, 0, 2, 1]
+    page.click(".updatemenu-button")
+    page.wait_for_function(f"{full}.sliders[0].active === 0")
+    page.wait_for_function(f"{full}.sliders[0].active === 2 && {full}.yaxis.range[1] === -1")
+    assert shown() == [0, -1, 3, 2]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not page.problems
 

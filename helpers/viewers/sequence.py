@@ -1,8 +1,9 @@
-"""A feature picture while it forms: three slices above a curve, and one slider through both.
+"""A sequence of pictures: three slices above curves, with one slider through both, and a film.
 
-Every plane is one sprite that holds all pictures, so the slider works on a page without a kernel.
-What the slider runs along may be steps, or strengths of a regularizer. `tune` computes pictures for
-strengths that the reader chooses, where there is a kernel.
+What the sequence runs along may be the steps in which a feature picture forms, strengths of a
+regularizer, or strengths of a simulated disease. Every plane is one sprite that holds all pictures,
+so slider and film work on a page without a kernel. `tune` computes pictures for strengths that the
+reader chooses, where there is a kernel.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,10 +23,11 @@ from helpers.viewers.scene import Scene, number, place, scene
 
 _CURVE_SHARE, _GAP_SHARE = 0.3, 0.09  # heights, as shares of the figure's width
 _QUALITY = 70
+_FRAME_MS = 350
 _CURVE = 3  # the panel behind the three slices
 
 
-def features(
+def sequence(
     pictures: Mapping[int | float, Tensor | np.ndarray],
     curves: pd.Series | pd.DataFrame,
     *,
@@ -37,6 +39,8 @@ def features(
     alt: str | None = None,
 ) -> go.Figure:
     """Show pictures in sagittal, coronal and axial slices above curves, moved by one slider.
+
+    A button plays them from the first to the last.
 
     Parameters
     ----------
@@ -69,11 +73,10 @@ def features(
     Examples
     --------
     >>> import pandas as pd
-    >>> from helpers import anatomy
-    >>> from helpers.viewers.features import features
+    >>> from helpers import anatomy, viewers
     >>> brain = anatomy.template()
     >>> rising = pd.Series([0.0, 1.0, 3.0], name="objective")
-    >>> figure = features({0: brain.t1, 2: 1.2 * brain.t1}, rising, grid=brain.grid)
+    >>> figure = viewers.sequence({0: brain.t1, 2: 1.2 * brain.t1}, rising, grid=brain.grid)
     >>> len(figure.layout.sliders[0].steps)
     2
     """
@@ -112,6 +115,7 @@ def features(
             "shapes": [_marker(low - margin, high + margin)],
             "annotations": _labels(scenes[0], voxel),
             "sliders": [_slider(numbers, across)],
+            "updatemenus": [_play()],
             "dragmode": False,
             "hovermode": False,
             "showlegend": len(curves.columns) > 1,
@@ -123,6 +127,11 @@ def features(
             x=curves.index, y=curves[name], name=name, xaxis=f"x{_CURVE + 1}",
             yaxis=f"y{_CURVE + 1}", mode="lines" if len(curves) > 12 else "lines+markers",
         )  # fmt: skip
+    marker = figure.layout.shapes[0].to_plotly_json()
+    figure.frames = [
+        go.Frame(name=f"{k:g}", layout=_frame(_move(numbers, i), marker))
+        for i, k in enumerate(numbers)
+    ]
     figure.plotly_relayout(_move(numbers, len(numbers) - 1))
     names = " and ".join(map(str, curves.columns))
     described = alt or (f"{title}. " if title else "") + (
@@ -153,17 +162,16 @@ def tune(
 
     Examples
     --------
-    >>> from helpers import anatomy
-    >>> from helpers.viewers.features import tune
+    >>> from helpers import anatomy, viewers
     >>> brain = anatomy.template()
-    >>> box = tune(lambda blur: blur * brain.t1, {"blur": [0.5, 1.0]}, grid=brain.grid)
+    >>> box = viewers.tune(lambda blur: blur * brain.t1, {"blur": [0.5, 1.0]}, grid=brain.grid)
     """
     wide = widgets.Layout(width="420px")
     sliders = {
         name: widgets.SelectionSlider(options=choices, description=name, layout=wide)
         for name, choices in strengths.items()
     }
-    button = widgets.Button(description="maximize", button_style="primary")
+    button = widgets.Button(description="compute", button_style="primary")
     picture = widgets.Image(format="webp", layout={"width": "100%", "max_width": "900px"})
     picture.alt = "Sagittal, coronal and axial slice of the optimized picture; left is left."
 
@@ -178,7 +186,7 @@ def tune(
             ]
             picture.value = rendering.webp(np.concatenate(cut, axis=1), 85)
         finally:
-            button.disabled, button.description = False, "maximize"
+            button.disabled, button.description = False, "compute"
 
     button.on_click(run)
     return widgets.VBox([*sliders.values(), button, picture])
@@ -222,6 +230,17 @@ def _move(numbers: list, index: int) -> dict:
     return changes
 
 
+def _frame(changes: dict, marker: dict) -> dict:
+    """Return the changes as a layout of their own, as frames of a film want it."""
+    ranges = {
+        name.removesuffix(".range"): {"range": value}
+        for name, value in changes.items()
+        if name.endswith(".range")
+    }
+    place = {name: changes[f"shapes[0].{name}"] for name in ("x0", "x1")}
+    return {**ranges, "shapes": [{**marker, **place}]}
+
+
 def _marker(low: float, high: float) -> dict:
     return {
         "type": "line",
@@ -259,8 +278,8 @@ def _slider(numbers: list, across: str) -> dict:
     return {
         "active": len(numbers) - 1,
         "steps": [
-            {"method": "relayout", "label": f"{k:g}", "args": [_move(numbers, i)]}
-            for i, k in enumerate(numbers)
+            {"method": "animate", "label": f"{k:g}", "args": [[f"{k:g}"], _pace(0)]}
+            for k in numbers
         ],
         "currentvalue": {"prefix": f"{across} ", "font": {"size": 13, "color": style.TEXT}},
         "font": {"size": 1, "color": "rgba(0,0,0,0)"},  # no labels under the rail
@@ -276,6 +295,29 @@ def _slider(numbers: list, across: str) -> dict:
         "len": 1,
         "y": 0,
         "pad": {"t": 44, "b": 0, "l": 8, "r": 8},
+        "transition": {"duration": 0},
+    }
+
+
+def _play() -> dict:
+    """Return the button that plays the film; the slider goes along."""
+    return {
+        "type": "buttons",
+        "buttons": [{"label": "▶ play", "method": "animate", "args": [None, _pace(_FRAME_MS)]}],
+        "showactive": False,
+        "x": 1,
+        "xanchor": "right",
+        "y": 0,
+        "yanchor": "top",
+        "pad": {"t": 27, "r": 8},
+        "font": {"size": 13},
+    }
+
+
+def _pace(milliseconds: int) -> dict:
+    return {
+        "mode": "immediate",
+        "frame": {"duration": milliseconds, "redraw": True},
         "transition": {"duration": 0},
     }
 
