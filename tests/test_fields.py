@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from monai.losses import BendingEnergyLoss
 from monai.networks.blocks import DVF2DDF, Warp
 from scipy import ndimage
+from voxelmorph.py.utils import jacobian_determinant as voxelmorph_jacobian
 
 from helpers import fields
 
@@ -155,6 +156,16 @@ def test_folding_fraction():
     half[0, 1] = torch.where(indices[0, 1] < 10, 0.0, -2 * (indices[0, 1] - 10))
     share = float(fields.folding_fraction(half))
     assert share == pytest.approx(0.5, abs=1.01 / SHAPE[1])  # the fold's own layer counts or not
+
+
+def test_jacobian_equals_voxelmorph():
+    random = torch.Generator().manual_seed(3)
+    displacement = 0.3 * torch.randn(2, 3, 7, 8, 9, generator=random)
+    found = fields.jacobian_determinant(displacement)
+    expected = [voxelmorph_jacobian(u.permute(1, 2, 3, 0).numpy()) for u in displacement]
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    assert (found < 0).any()
+    assert (found > 2).any()
 
 
 def test_bending_energy_equals_monai_and_closed_forms():
