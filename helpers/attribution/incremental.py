@@ -157,6 +157,8 @@ class Layer:
 
 def _cut(volume: Tensor, corners: np.ndarray, size: np.ndarray) -> Tensor:
     """Return crops of one volume, one for each corner."""
+    if (corners < 0).any() or (corners + size > np.array(volume.shape[2:])).any():
+        raise RuntimeError(f"a crop of {size} voxels sticks out of {tuple(volume.shape[2:])}")
     shape, strides = (1, volume.shape[1], *size.tolist()), volume.stride()
     # Thousands of small crops: one view each, where slicing would make five.
     starts = volume.storage_offset() + corners @ np.array(strides[2:])
