@@ -27,6 +27,7 @@ from helpers import attribution, cohorts, evaluation, fields, models, results, w
 TASKS = ("atrophy", "alcohol")
 HELD_OUT_SEED, HELD_OUT_SUBJECTS = 800, 80
 EXPLAINED_PATIENTS = 8  # for the comparison with the attribution methods
+BLUR_VOXELS = 2.0  # as the velocity of a simulator is blurred
 RESAMPLES = 1000
 SHIPPED = "shipped"
 ABLATIONS = {  # on the first task, with the first seed's classifiers
@@ -35,6 +36,13 @@ ABLATIONS = {  # on the first task, with the first seed's classifiers
     "two networks, no condition": {"kind": warping.TwoSimulators},
     "direct displacement": {"field": "displacement"},
     "classifiers as they came": {"hardened": False},
+    "no smoothness, hardly a blur": {"strengths": {"smoothness": 0.0}, "blur_voxels": 0.3},
+    "all of that at once": {
+        "strengths": {"smoothness": 0.0, "cycle": 0.0},
+        "blur_voxels": 0.3,
+        "field": "displacement",
+        "hardened": False,
+    },
     # So slow that the velocity all brains begin with is all that they ever get.
     "the common start alone": {"training": {"epochs": 1, "learning_rate": 1e-12}},
 }
@@ -52,14 +60,15 @@ def main() -> None:
         for seed in CLASSIFIERS:
             simulator = warping.pretrained(task, seed=seed)
             key = {"task": task, "simulator": SHIPPED, "seed": seed}
-            table, group = _stored(folder, simulator, people[task], key)
+            table, group = _stored(folder, lambda s=simulator: s, people[task], key)
             subjects.append(table)
             groups.append(group)
             maps.append(compare(simulator, people[task], task, seed, folder))
     for name, options in ABLATIONS.items():
         key = {"task": TASKS[0], "simulator": name, "seed": CLASSIFIERS[0]}
-        simulator = ablated(name, options, folder)
-        table, group = _stored(folder, simulator, people[TASKS[0]], key)
+        table, group = _stored(
+            folder, lambda n=name, o=options: ablated(n, o, folder), people[TASKS[0]], key
+        )
         subjects.append(table)
         groups.append(group)
     scored = summarise(*map(pd.concat, (subjects, groups, maps)))
@@ -144,6 +153,10 @@ def compare(simulator, people, task: str, seed: int, folder: Path) -> pd.DataFra
         methods[name] = lambda method=method, name=name: method(
             judge, patients.volumes, 1, **_baselines(name, task)
         )
+    # A simulator's maps are smooth, heat maps are not. How much of its lead is this?
+    methods["(gradient, blurred)"] = lambda: fields.gaussian_blur(
+        attribution.METHODS["gradient"](judge, patients.volumes, 1).abs(), BLUR_VOXELS
+    )
     tables = []
     for name, maps_of in methods.items():
         path = folder / f"map {task} {seed} {name}.csv"
@@ -174,7 +187,12 @@ def ablated(name: str, options: dict, folder: Path):
     simulator, _ = warping.train_simulator(
         teachers_of(task, seed, hardened=options.get("hardened", True)),
         cohort,
-        simulator=kind(cohort.grid.shape, field=options.get("field", "velocity"), seed=seed),
+        simulator=kind(
+            cohort.grid.shape,
+            field=options.get("field", "velocity"),
+            blur_voxels=options.get("blur_voxels", 2.0),
+            seed=seed,
+        ),
         strengths=options.get("strengths"),
         seed=seed,
         checkpoint=folder / f"{name}.safetensors",
@@ -229,13 +247,13 @@ def summarise(subjects: pd.DataFrame, groups: pd.DataFrame, maps: pd.DataFrame) 
     }
 
 
-def _stored(folder: Path, simulator, people, key: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores of an earlier run, or compute and store them."""
+def _stored(folder: Path, make: Callable, people, key: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores of an earlier run, or make the simulator, score it and store them."""
     name = f"{key['task']} {key['simulator']} {key['seed']}"
     paths = [folder / f"{kind} {name}.csv" for kind in ("subjects", "group")]
     if not all(path.exists() for path in paths):
         print(name, flush=True)
-        for table, path in zip(score(simulator, people, **key), paths, strict=True):
+        for table, path in zip(score(make(), people, **key), paths, strict=True):
             table.to_csv(path, index=False)
     return tuple(pd.read_csv(path) for path in paths)
 
