@@ -131,8 +131,9 @@ def agreement_with_truth(expansions: dict[str, Tensor], people, task: str) -> pd
         planted = mean(truth)
         values = {f"signed correlation, {n}": _correlation(m, planted) for n, m in means.items()}
         values["magnitude correlation, both"] = _correlation(abs(means["both"]), abs(planted))
-        right = [np.sign(means["both"][s].mean()) == np.sign(planted[s].mean()) for s in structures]
-        values["structures with the right sign"] = float(np.mean(right))
+        for name, found in means.items():
+            right = [np.sign(found[s].mean()) == np.sign(planted[s].mean()) for s in structures]
+            values[f"structures with the right sign, {name}"] = float(np.mean(right))
         drawn.append(values)
     table = pd.DataFrame(drawn)
     low, high = np.percentile(table.iloc[1:], [2.5, 97.5], axis=0)

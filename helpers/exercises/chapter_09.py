@@ -42,11 +42,8 @@ EXERCISES = {
     ),
     "9.2": Exercise(
         right=_is_letter("a"),
-        praise="Without the control, a rule that always says rod would have scored as well.",
-        hint=(
-            "Suppose the matching rule called every picture a rod. Which of the two numbers, "
-            "trained or untrained, would tell you?"
-        ),
+        praise="Now you know which names the rule gives away for nothing.",
+        hint="Count the names in the rows of the untrained network.",
     ),
     "9.3": Exercise(
         right=_rod_minus_ball,

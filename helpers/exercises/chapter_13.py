@@ -25,8 +25,8 @@ EXERCISES = {
         right=_is_letter("c"),
         praise="Subtracting a constant everywhere changes no correlation.",
         hint=(
-            "A larger head is a log expansion that is the same at every place. Which of the two "
-            "scores changes if a constant is added to the whole map?"
+            "A larger head is a log expansion that is the same at every place. What does a "
+            "correlation do with each map's mean before it compares them?"
         ),
     ),
 }

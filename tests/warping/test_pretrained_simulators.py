@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from helpers import models, warping
+from helpers import attribution, cohorts, fields, models, results, warping
 
 SHAPE = (16, 20, 24)
 
@@ -44,10 +44,66 @@ def test_missing_and_damaged_weights(stored):
         warping.pretrained("atrophy", seed=2, folder=folder)
 
 
-def test_shipped_simulator():
-    simulator = warping.pretrained("atrophy")
+@pytest.fixture(scope="module", params=["atrophy", "alcohol"])
+def people(request):
+    return request.param, cohorts.simulate(request.param, subjects=16, seed=31)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_shipped_simulators_hold_on_people_and_classifiers_they_have_not_met(people, seed):
+    task, cohort = people
+    simulator, judge = warping.pretrained(task, seed=seed), models.pretrained(task, seed=seed)
     assert "nothing about any patient" in simulator.card["what"]
-    assert simulator.shape == (48, 56, 48)
+    assert seed not in simulator.card["training"]["teachers"]
+    expansions = []
+    for label, direction, sign in ((0, "inject", 1), (1, "remove", -1)):
+        group = cohort[cohort.labels == label]
+        with torch.no_grad():
+            made = simulator(group.volumes, direction)
+        before, after = (
+            models.predict(judge, v).diff(dim=1) for v in (group.volumes, made.volumes)
+        )
+        assert (sign * (after - before) > 0).all()
+        assert fields.folding_fraction(made.displacement).max() == 0
+        expansions.append(sign * made.log_expansion.mean(0))
+
+    planted = cohort.truth.log_expansion[cohort.labels == 1].mean(0)
+    found = sum(expansions) / 2
+    inside = (cohort.volumes != 0).float().mean(0) > 0.5
+    assert torch.corrcoef(torch.stack([found[inside], planted[inside]]))[0, 1] > 0.5
+    for core in cohorts.planted_structures(task, cohort.grid, within=0.5).values():
+        assert found[0, core].mean() * planted[0, core].mean() > 0
+
+
+def test_committed_scores_meet_the_goals():
+    record = results.read("simulator_scores")
+    shipped = [row for row in record["simulators"] if row["simulator"] == "shipped"]
+    goals = {"moved": (0.95, 1), "judge_moved": (0.90, 1), "folding": (0, 0)}
+    measured = {(row["task"], row["measure"]): row["mean"] for row in shipped}
+    for task in ("atrophy", "alcohol"):
+        for measure, (low, high) in goals.items():
+            assert low <= measured[task, measure] <= high
+        maps = [row for row in record["maps"] if row["task"] == task]
+        for measure in ("average_precision", "magnitude_correlation"):
+            scores = {row["method"]: row["mean"] for row in maps if row["measure"] == measure}
+            assert set(attribution.METHODS) < set(scores)
+            assert scores["(simulator)"] > max(scores[name] for name in attribution.METHODS)
+    groups = [row for row in record["group_means"] if row["simulator"] == "shipped"]
+    assert len({(row["task"], row["seed"]) for row in groups}) == 6
+    for row in groups:
+        if row["measure"] == "signed correlation, both":
+            assert row["low"] > 0.5
+        if row["measure"] == "structures with the right sign, both":
+            assert row["mean"] == 1
+    errors = {
+        row["simulator"]: row["mean"]
+        for row in record["simulators"]
+        if row["task"] == "atrophy" and row["measure"] == "cycle_error"
+    }
+    assert errors["shipped"] < errors["no cycle"]
+
+
+def test_teachers_are_hardened():
     for seed in (0, 1, 2):
         teacher = models.pretrained("atrophy-hardened", seed=seed, folder=warping.WEIGHTS)
         assert teacher.card["hardening"]["epochs"] == 4
