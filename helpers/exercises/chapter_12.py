@@ -24,7 +24,7 @@ EXERCISES = {
     "12.1": Exercise(
         right=_is_letter("a"),
         praise="There is nothing to remove, and a good simulator has learned this as well.",
-        hint="Which term of the loss asks what happens to a brain where there is nothing to do?",
+        hint="Is there anything in this brain that the classifiers would call ill?",
     ),
     "12.2": Exercise(
         right=_shift,
