@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from helpers import cohorts, models, warping
+from helpers.models.pretrained import file_name
 
 CLASSIFIERS = (0, 1, 2)
 CLASSIFIER_SUBJECTS, CLASSIFIER_SEED = 600, 100  # whom the classifiers were trained on before
@@ -36,7 +37,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for task in arguments.tasks:
         needed = [k for k in CLASSIFIERS if set(arguments.seeds) != {k}]
-        missing = [k for k in needed if not (arguments.folder / f"{name(task, k)}.json").exists()]
+        missing = [
+            k
+            for k in needed
+            if not (arguments.folder / f"{file_name(f'{task}-hardened', k)}.json").exists()
+        ]
         if missing:
             learnt = cohorts.simulate(task, CLASSIFIER_SUBJECTS, CLASSIFIER_SEED, progress=True)
             for seed in missing:
@@ -44,11 +49,6 @@ def main() -> None:
         cohort = cohorts.simulate(task, SUBJECTS, SUBJECT_SEED, progress=True)
         for seed in arguments.seeds:
             train_one(task, seed, cohort, arguments)
-
-
-def name(task: str, seed: int) -> str:
-    """Return the file name of a hardened classifier."""
-    return f"{task}-hardened" + (f"-{seed}" if seed else "")
 
 
 def harden(task: str, seed: int, cohort: cohorts.Cohort, arguments) -> None:

@@ -9,15 +9,12 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
@@ -26,6 +23,7 @@ from helpers import anatomy, attribution, evaluation, grids, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts import bids, preprocessing
 from helpers.cohorts.registration import BrokenScanError
+from helpers.cohorts.scans import Scan, find_scans, load_scan, to_scan
 from helpers.grids import Grid
 from helpers.models.training import launched_fabric
 from helpers.viewers.sheet import sheet
@@ -37,31 +35,6 @@ MAP, MNI_MAP, PICTURE, RECORD = (
     "_map.png",
     "_map.json",
 )
-# A standardised brain has its median near 1; a lesion or an atrophied brain moves it a little.
-STANDARDISED_MEDIAN = (0.5, 2.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """One scan, brought to the model.
-
-    Attributes
-    ----------
-    volume : tensor of shape (1, x, y, z)
-        On the model's grid.
-    native : Grid
-        The voxels of the file as it lies on the disk, in any orientation.
-    to_mni : ndarray of shape (4, 4)
-        Maps the scan's millimetres to MNI millimetres.
-    report : dict
-        How the registration went, see `helpers.cohorts.preprocessing.Report`; empty for a scan
-        that lay on the model's grid already.
-    """
-
-    volume: Float[Tensor, "1 x y z"]
-    native: Grid
-    to_mni: np.ndarray
-    report: dict
 
 
 def explain_folder(
@@ -206,93 +179,6 @@ def model_grid(model: nn.Module) -> Grid:
     return grid
 
 
-def find_scans(folder: str | Path) -> list[dict]:
-    """List the scans of a folder of NIfTI files or of a BIDS folder.
-
-    Returns
-    -------
-    list of dict
-        Each with ``name``, ``scan`` (the file, relative to the folder), ``participant_id`` and
-        ``session``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no folder or no scan.
-    ValueError
-        If two files share a name.
-    """
-    folder = Path(folder)
-    files = sorted(
-        path.name
-        for path in folder.glob("[!.]*")
-        if path.name.endswith((".nii", ".nii.gz")) and not path.is_dir()
-    )
-    if files:
-        scans = [{"participant_id": _stem(f), "session": "", "scan": f} for f in files]
-    else:
-        try:
-            scans = bids.find_scans(folder).to_dict("records")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; or NIfTI files (.nii, .nii.gz) in it") from error
-    scans = [{"name": _stem(Path(scan["scan"]).name), **scan} for scan in scans]
-    names = [scan["name"] for scan in scans]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{folder} has several scans of the names {twice}; rename all but one")
-    return scans
-
-
-def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | None = None) -> Scan:
-    """Read a scan; preprocess it unless it lies on the model's grid.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    BrokenScanError
-        If the file is damaged or cannot be registered, or lies on the grid but is no
-        standardised brain.
-    """
-    try:
-        data, upright = grids.read(path)
-    except ValueError as error:
-        raise BrokenScanError(str(error)) from error
-    header = nib.load(path)
-    native = Grid(tuple(n for n in header.shape if n > 1), header.affine)
-    if upright != grid:
-        volume, report = preprocessing.cached(path, cache, grid=grid, mask=mask)
-        return Scan(volume, native, np.array(report["affine"]), report)
-    volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy yet
-    try:
-        grids.check_volumes(volume[None], grid)
-    except ValueError as error:
-        raise BrokenScanError(str(error)) from error
-    median = float(volume[volume != 0].median())
-    low, high = STANDARDISED_MEDIAN
-    if not low <= median <= high:
-        raise BrokenScanError(
-            f"the scan lies on the model's grid, so it is not preprocessed again; but the median "
-            f"of its voxels that are not 0 is {median:.3g}, expected about 1 in a brain with a "
-            f"background of 0. Make it so with preprocessing.standardise, or give the raw scan"
-        )
-    return Scan(volume, native, np.eye(4), {})
-
-
-def to_scan(explained_map: Float[Tensor, "1 x y z"], scan: Scan, grid: Grid) -> np.ndarray:
-    """Bring a map from the model's grid to the voxels of the scan's file.
-
-    Going back and forth through the registration, it needs no second one. Where the model's grid
-    does not reach, the map is zero.
-    """
-    values = explained_map[0].numpy()
-    in_mni = Grid(scan.native.shape, scan.to_mni @ scan.native.affine)
-    # On the model's own voxels, in whatever order, nothing is interpolated.
-    moved = grids.resample(values, grid, in_mni, nearest=not scan.report)
-    # Splines overshoot: a map that is nowhere negative must not become so.
-    return moved.clip(min(0.0, float(values.min())), max(0.0, float(values.max())))
-
-
 def _explainer(model: nn.Module, method: str, layer: str | None, progress: bool) -> Callable:
     if method not in attribution.METHODS:
         raise ValueError(f"unknown method {method!r}; there are {sorted(attribution.METHODS)}")
@@ -427,7 +313,3 @@ def _fingerprint(model: nn.Module) -> str:
 def _write_json(path: Path, content: dict) -> None:
     with runtime.replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii")

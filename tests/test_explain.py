@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from helpers import anatomy, attribution, cohorts, explain_folder, grids, models
-from helpers.explain_folder import Scan, to_scan
+from helpers.cohorts.scans import Scan, find_scans, to_scan
 from helpers.grids import Grid
 
 SCRIPT = Path(__file__).parent.parent / "data_scripts" / "explain.py"
@@ -428,4 +428,4 @@ def test_a_card_that_does_not_fit(tmp_path):
 def test_two_files_of_one_name(small):
     shutil.copy(small / "a.nii.gz", small / "a.nii")
     with pytest.raises(ValueError, match=r"several scans of the names \['a'\]"):
-        explain_folder.find_scans(small)
+        find_scans(small)

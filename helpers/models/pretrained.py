@@ -45,7 +45,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     >>> models.pretrained("lesion").card["classes"]
     ['healthy', 'ball', 'cube', 'rod', 'shell']
     """
-    folder, name = Path(folder), _name(task, seed)
+    folder, name = Path(folder), file_name(task, seed)
     if not (folder / f"{name}.safetensors").exists() or not (folder / f"{name}.json").exists():
         known = sorted(path.stem for path in folder.glob("*.safetensors"))
         raise ValueError(f"no pretrained weights for {name!r}; there are {known}")
@@ -91,7 +91,7 @@ def save_pretrained(
     model: nn.Module, task: str, card: dict, *, seed: int = 0, folder: str | Path = WEIGHTS
 ) -> None:
     """Write a network's weights and card, each all or nothing."""
-    folder, name = Path(folder), _name(task, seed)
+    folder, name = Path(folder), file_name(task, seed)
     weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
     with runtime.replacing(folder / f"{name}.safetensors") as unfinished:
         safetensors.torch.save_file(weights, unfinished)
@@ -99,5 +99,6 @@ def save_pretrained(
         unfinished.write_text(json.dumps(card, indent=2) + "\n")
 
 
-def _name(task: str, seed: int) -> str:
+def file_name(task: str, seed: int) -> str:
+    """Return what a network's weights and card are called, without the ending."""
     return task if seed == 0 else f"{task}-{seed}"

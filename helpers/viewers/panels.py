@@ -139,6 +139,28 @@ def flat_bar(*, x: float, y: float, length: float) -> dict:
     return {f"coloraxis.colorbar.{name}": value for name, value in {**place, "len": length}.items()}
 
 
+def slider(steps: list[dict], active: int, *, prefix: str, suffix: str = "", **place) -> dict:
+    """Return a slider that says where it stands above its rail, and names no step below it."""
+    said = {"prefix": prefix, "suffix": suffix, "font": {"size": 13, "color": style.TEXT}}
+    return {
+        "active": active,
+        "steps": steps,
+        "currentvalue": said,
+        "font": {"size": 1, "color": "rgba(0,0,0,0)"},  # no labels under the rail
+        "ticklen": 0,
+        "minorticklen": 0,
+        "bgcolor": style.COLORS[0],
+        "activebgcolor": style.COLORS[1],
+        "bordercolor": style.GRID,
+        "borderwidth": 0,
+        "xanchor": "left",
+        "yanchor": "top",
+        "y": 0,
+        "transition": {"duration": 0},
+        **place,
+    }
+
+
 def finish(
     figure: go.Figure, wide: Arrangement, narrow: Arrangement, *, alt: str, **facts
 ) -> go.Figure:

@@ -275,28 +275,11 @@ def _labels(shown: Scene, voxel) -> list[dict]:
 
 
 def _slider(numbers: list, across: str) -> dict:
-    return {
-        "active": len(numbers) - 1,
-        "steps": [
-            {"method": "animate", "label": f"{k:g}", "args": [[f"{k:g}"], _pace(0)]}
-            for k in numbers
-        ],
-        "currentvalue": {"prefix": f"{across} ", "font": {"size": 13, "color": style.TEXT}},
-        "font": {"size": 1, "color": "rgba(0,0,0,0)"},  # no labels under the rail
-        "ticklen": 0,
-        "minorticklen": 0,
-        "bgcolor": style.COLORS[0],
-        "activebgcolor": style.COLORS[1],
-        "bordercolor": style.GRID,
-        "borderwidth": 0,
-        "xanchor": "left",
-        "yanchor": "top",
-        "x": 0,
-        "len": 1,
-        "y": 0,
-        "pad": {"t": 44, "b": 0, "l": 8, "r": 8},
-        "transition": {"duration": 0},
-    }
+    steps = [
+        {"method": "animate", "label": f"{k:g}", "args": [[f"{k:g}"], _pace(0)]} for k in numbers
+    ]
+    pad = {"t": 44, "b": 0, "l": 8, "r": 8}
+    return panels.slider(steps, len(numbers) - 1, prefix=f"{across} ", x=0, len=1, pad=pad)
 
 
 def _play() -> dict:

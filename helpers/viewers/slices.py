@@ -249,33 +249,16 @@ def _move(frame: Frame, axis: int, voxel: int) -> dict:
 
 
 def _slider(frame: Frame, axis: int, voxel: Voxel) -> dict:
-    return {
-        "active": voxel[axis] - frame.low[axis],
-        "steps": [
-            {
-                "method": "relayout",
-                "label": number(frame.millimetres(axis, v)),
-                "args": [_move(frame, axis, v)],
-            }
-            for v in range(frame.low[axis], frame.high[axis])
-        ],
-        "currentvalue": {
-            "prefix": f"{AXES[axis]} = ",
-            "suffix": " mm",
-            "font": {"size": 13, "color": style.TEXT},
-        },
-        "font": {"size": 1, "color": "rgba(0,0,0,0)"},  # no labels under the rail
-        "ticklen": 0,
-        "minorticklen": 0,
-        "bgcolor": style.COLORS[0],
-        "activebgcolor": style.COLORS[1],
-        "bordercolor": style.GRID,
-        "borderwidth": 0,
-        "xanchor": "left",
-        "yanchor": "top",
-        "y": 0,
-        "transition": {"duration": 0},
-    }
+    steps = [
+        {
+            "method": "relayout",
+            "label": number(frame.millimetres(axis, v)),
+            "args": [_move(frame, axis, v)],
+        }
+        for v in range(frame.low[axis], frame.high[axis])
+    ]
+    active = voxel[axis] - frame.low[axis]
+    return panels.slider(steps, active, prefix=f"{AXES[axis]} = ", suffix=" mm")
 
 
 def _menus(shown: Scene, mask_label: str) -> list[dict]:

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import safetensors.torch
 from torch import nn
 
-from helpers import runtime
-from helpers.models import load_weights
+from helpers import models
+from helpers.models.pretrained import file_name, load_weights
 from helpers.warping.simulators import Simulator
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -45,7 +44,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> Sim
     >>> warping.pretrained("own", folder=folder).shape
     (16, 20, 24)
     """
-    folder, name = Path(folder), _name(task, seed)
+    folder, name = Path(folder), file_name(task, seed)
     if not (folder / f"{name}.safetensors").exists() or not (folder / f"{name}.json").exists():
         known = sorted(path.stem for path in folder.glob("*.safetensors"))
         raise ValueError(f"no pretrained simulator {name!r}; there are {known}")
@@ -61,13 +60,4 @@ def save_pretrained(
     simulator: nn.Module, task: str, card: dict, *, seed: int = 0, folder: str | Path = WEIGHTS
 ) -> None:
     """Write a simulator's weights and card, each all or nothing."""
-    folder, name = Path(folder), _name(task, seed)
-    weights = {key: value.cpu().contiguous() for key, value in simulator.state_dict().items()}
-    with runtime.replacing(folder / f"{name}.safetensors") as unfinished:
-        safetensors.torch.save_file(weights, unfinished)
-    with runtime.replacing(folder / f"{name}.json") as unfinished:
-        unfinished.write_text(json.dumps(card, indent=2) + "\n")
-
-
-def _name(task: str, seed: int) -> str:
-    return task if seed == 0 else f"{task}-{seed}"
+    models.save_pretrained(simulator, task, card, seed=seed, folder=folder)

@@ -104,7 +104,15 @@ class VelocityNetwork(nn.Module):
 class _Warper(nn.Module):
     """What simulators have in common: from the velocity at control points to a `Simulation`."""
 
-    def __init__(self, shape: tuple[int, int, int], field: str, blur_voxels: float):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        channels: tuple[int, int, int] = (8, 16, 32),
+        field: str = "velocity",
+        blur_voxels: float = 2.0,
+        seed: int = 0,
+    ):
         super().__init__()
         if len(shape) != 3 or min(shape) <= _DIVISOR:
             raise ValueError(
@@ -118,6 +126,12 @@ class _Warper(nn.Module):
         self.shape, self.field, self.blur_voxels = tuple(shape), field, blur_voxels
         self._padded = tuple(-(-n // _DIVISOR) * _DIVISOR for n in self.shape)
         self._points = tuple(n // CONTROL_SPACING for n in self._padded)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._add_networks(channels)
+
+    def _add_networks(self, channels: tuple[int, int, int]) -> None:
+        raise NotImplementedError
 
     def control_velocity(self, volumes: Tensor, sign: Tensor) -> Tensor:
         """Return the velocity at the control points, in voxels of the volume."""
@@ -208,19 +222,8 @@ class Simulator(_Warper):
     False
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        *,
-        channels: tuple[int, int, int] = (8, 16, 32),
-        field: str = "velocity",
-        blur_voxels: float = 2.0,
-        seed: int = 0,
-    ):
-        super().__init__(shape, field, blur_voxels)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = VelocityNetwork(self._points, channels)
+    def _add_networks(self, channels: tuple[int, int, int]) -> None:
+        self.network = VelocityNetwork(self._points, channels)
 
     def control_velocity(
         self, volumes: Float[Tensor, "subject 1 x y z"], sign: Float[Tensor, "subject"]
@@ -238,21 +241,10 @@ class TwoSimulators(_Warper):
         As in `Simulator`.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        *,
-        channels: tuple[int, int, int] = (8, 16, 32),
-        field: str = "velocity",
-        blur_voxels: float = 2.0,
-        seed: int = 0,
-    ):
-        super().__init__(shape, field, blur_voxels)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.networks = nn.ModuleDict(
-                {name: VelocityNetwork(self._points, channels) for name in DIRECTIONS}
-            )
+    def _add_networks(self, channels: tuple[int, int, int]) -> None:
+        self.networks = nn.ModuleDict(
+            {name: VelocityNetwork(self._points, channels) for name in DIRECTIONS}
+        )
 
     def control_velocity(
         self, volumes: Float[Tensor, "subject 1 x y z"], sign: Float[Tensor, "subject"]
