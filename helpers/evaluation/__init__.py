@@ -11,7 +11,7 @@ from helpers.evaluation.faithfulness import area_under_curve, faithfulness, mask
 from helpers.evaluation.groups import GroupTest, group_test
 from helpers.evaluation.intervals import intervals
 from helpers.evaluation.localization import localization
-from helpers.evaluation.masks import dice, dice_with_background, strongest
+from helpers.evaluation.masks import dice, dice_with_background, share_outside, strongest
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
 
@@ -28,5 +28,6 @@ __all__ = [
     "localization",
     "mask_test",
     "randomization_check",
+    "share_outside",
     "strongest",
 ]

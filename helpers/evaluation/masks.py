@@ -111,6 +111,42 @@ def dice_with_background(
     return (a == b).flatten(1).double().mean(1)
 
 
+def share_outside(
+    maps: Float[Tensor, "subject 1 x y z"], within: Bool[Tensor, "#subject 1 x y z"]
+) -> Float[Tensor, "subject"]:
+    """Return the share of each map's size, the sum of its absolute values, that lies outside.
+
+    Parameters
+    ----------
+    maps : tensor of shape (subject, 1, x, y, z)
+    within : boolean tensor of the maps' shape, or of one subject for all
+        As a rule the brain.
+
+    Returns
+    -------
+    tensor of shape (subject,)
+        0 to 1; 0 for a map that is zero everywhere. Scores within the brain do not see this
+        share: above a half, they speak of the smaller part of the map.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, maps hold NaN, or a mask is empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from helpers import evaluation
+    >>> maps = torch.tensor([3.0, -1, 0, 4]).view(1, 1, 1, 1, 4)
+    >>> evaluation.share_outside(maps, maps < 4)
+    tensor([0.5000])
+    """
+    inside = counted(maps, within)
+    size = maps.abs().double()
+    outside = (size * ~inside).flatten(1).sum(1)
+    return (outside / size.flatten(1).sum(1).clamp_min(1e-300)).float()
+
+
 def counted(
     maps: Float[Tensor, "subject 1 x y z"], within: Bool[Tensor, "#subject 1 x y z"] | None
 ) -> Bool[Tensor, "subject 1 x y z"]:

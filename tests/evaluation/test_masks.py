@@ -77,3 +77,27 @@ def test_bad_input(maps):
             compare(mask, mask[..., :-1])
     with pytest.raises(ValueError, match=r"both masks of subjects \[0, 1\] are empty"):
         evaluation.dice(mask & False, mask & False)
+
+
+def test_share_outside_is_the_outer_part_of_the_sum_of_sizes(maps):
+    within = torch.zeros(SHAPE, dtype=torch.bool)
+    within[:, :, 1:4, 2:6, 3:] = True
+    sizes = np.abs(maps.numpy().astype(float))
+    expected = [sizes[i][~within[i].numpy()].sum() / sizes[i].sum() for i in range(2)]
+    assert evaluation.share_outside(maps, within).tolist() == pytest.approx(expected)
+    assert evaluation.share_outside(-5 * maps, within[:1]).tolist() == pytest.approx(expected)
+    inner, outer, nothing = maps * within, maps * ~within, 0 * maps
+    assert evaluation.share_outside(inner, within).tolist() == [0, 0]
+    assert evaluation.share_outside(outer, within).tolist() == [1, 1]
+    assert evaluation.share_outside(nothing, within).tolist() == [0, 0]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_share_outside_refuses_what_it_cannot_measure(maps):
+    within = maps > 0
+    with pytest.raises(ValueError, match="within must have the maps' shape"):
+        evaluation.share_outside(maps, within[..., 1:])
+    with pytest.raises(ValueError, match="hold NaN or infinite values"):
+        evaluation.share_outside(maps / 0, within)
+    with pytest.raises(ValueError, match="of within are empty"):
+        evaluation.share_outside(maps, within & False)
