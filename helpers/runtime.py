@@ -4,11 +4,16 @@ Everything random in this package draws from a generator made here, so that the 
 the same bytes on the same machine.
 """
 
+import hashlib
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,11 @@ import torch
 from tqdm.auto import tqdm
 
 PROFILE_VARIABLE = "HELPERS_PROFILE"
+
+# How the name of an unfinished file begins on this machine; the writer's process follows.
+_UNFINISHED = f".unfinished-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+_ENDING = 24  # characters: enough for any suffix
+_STALE_S = 24 * 3600  # nobody takes a day to write a file
 
 
 @dataclass(frozen=True)
@@ -105,12 +115,22 @@ def progress(items: Iterable, *, label: str, total: int | None = None, show: boo
     return tqdm(items, desc=label, total=total, disable=hide, leave=False)
 
 
+class CannotWriteError(OSError):
+    """A file could not be written: a full disk, no permission, a name that is too long."""
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file completely or not at all.
 
     Yields a temporary path beside ``path``. Only when the block ends without an error does the
     temporary file take the name ``path``; a full disk or a kill leaves the old file as it was.
+    What a killed program has left in the folder is removed.
+
+    Raises
+    ------
+    CannotWriteError
+        If the disk or the system refuses; the message names ``path``.
 
     Examples
     --------
@@ -123,16 +143,48 @@ def replacing(path: str | Path) -> Iterator[Path]:
     '0.97'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary name ends like the final one: writers choose the format by the suffix.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=f"-{path.name}")
-    os.close(handle)
-    unfinished = Path(name)
+    # Writers choose the format by the end of the name; all of it might be too long.
+    ending = f"-{path.name[-_ENDING:]}"
+    unfinished = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent.resolve())
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{_UNFINISHED}{os.getpid()}-", suffix=ending
+        )
+        os.close(handle)
+        unfinished = Path(name)
         yield unfinished
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
         unfinished.chmod(0o644)
         unfinished.replace(path)
+    except OSError as error:
+        raise CannotWriteError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished is not None:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove, once a program and folder, the unfinished files whose writers are dead."""
+    for path in folder.glob(".unfinished-*"):
+        with suppress(OSError):  # another process may sweep as well
+            if _writer_is_gone(path.name) or time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
+
+
+def _writer_is_gone(name: str) -> bool:
+    # A writer on another machine, or on Windows (where asking kills), only its file's age betrays.
+    writer = re.match(rf"{re.escape(_UNFINISHED)}(\d+)-", name)
+    if writer is None or os.name != "posix":
+        return False
+    try:
+        os.kill(int(writer[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it lives, but is another user's
+        return False
+    return False

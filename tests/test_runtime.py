@@ -1,4 +1,6 @@
 import errno
+import os
+import shutil
 
 import pytest
 import torch
@@ -39,7 +41,71 @@ def test_full_disk_leaves_the_old_file(tmp_path):
             unfinished.write_text("half of the n")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        runtime.CannotWriteError, match=r"cannot write .*/scores\.txt: No space left"
+    ):
         write_until_the_disk_is_full()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["scores.txt"]
+
+
+def write(path, text="whole"):
+    with runtime.replacing(path) as unfinished:
+        unfinished.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("a file/scores.txt", "File exists|Not a directory"),
+        (f"{'n' * 252}.txt", "File name too long"),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path, place, reason):
+    (tmp_path / "a file").write_text("in the way")
+    with pytest.raises(runtime.CannotWriteError, match=rf"cannot write .*{place[-40:]}: ({reason})"):
+        write(tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def test_the_longest_names_of_a_disk_can_be_written(tmp_path):
+    name = "ä" * 120 + "b" * 11 + ".txt"
+    assert len(os.fsencode(name)) == 255
+    write(tmp_path / name)
+    assert (tmp_path / name).read_text() == "whole"
+
+
+def unfinished_files(folder):
+    return sorted(path.name for path in folder.glob(".unfinished-*"))
+
+
+def killed_while_writing(path):
+    """Write half a file in a process that dies of it; return the name of what is left."""
+    child = os.fork()
+    if not child:
+        with runtime.replacing(path) as unfinished:
+            unfinished.write_text("ha")
+            os._exit(9)
+    os.waitpid(child, 0)
+    (name,) = unfinished_files(path.parent)
+    return name
+
+
+def test_what_a_killed_program_left_is_swept(tmp_path):
+    left = killed_while_writing(tmp_path / "scores.txt")
+    assert (tmp_path / left).read_text() == "ha"
+    write(tmp_path / "other.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_what_is_being_written_is_not_swept(tmp_path):
+    left = killed_while_writing(tmp_path / "scores.txt")
+    _, machine, _, *rest = left.removeprefix(".").split("-")
+    other_machine = "-".join([".unfinished", "0" * len(machine), "1", *rest])
+    mine = "-".join([".unfinished", machine, str(os.getpid()), *rest])
+    old = "-".join([".unfinished", "1" * len(machine), "1", *rest])
+    for name in (other_machine, mine, old):
+        shutil.copy(tmp_path / left, tmp_path / name)
+    os.utime(tmp_path / old, (0, 0))
+    write(tmp_path / "other.txt")
+    assert unfinished_files(tmp_path) == sorted([other_machine, mine])
