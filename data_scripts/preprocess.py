@@ -18,6 +18,7 @@ import pandas as pd
 
 from helpers import grids, runtime
 from helpers.cohorts import bids, preprocessing
+from helpers.errors import BrokenScanError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _, report = preprocessing.cached(scan, options.out, grid=grid, mask=mask)
             row["file"] = preprocessing.kept_name(scan, grid, mask)
             row |= {column: report[field] for column, field in bids.COLUMNS.items()}
-        except (preprocessing.BrokenScanError, FileNotFoundError) as error:
+        except (BrokenScanError, FileNotFoundError) as error:
             row["problem"] = str(error)
     columns = ["participant_id", "session", "scan", "file", *bids.COLUMNS, "problem"]
     table = pd.DataFrame(rows).reindex(columns=columns)

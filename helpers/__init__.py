@@ -26,4 +26,6 @@ results
     Committed results of long computations.
 runtime
     Profile, device, seeds, progress, safe files.
+errors
+    What one part raises and another catches.
 """

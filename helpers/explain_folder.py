@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from helpers import anatomy, attribution, evaluation, grids, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts import bids, preprocessing
-from helpers.cohorts.registration import BrokenScanError
 from helpers.cohorts.scans import Scan, find_scans, load_scan, to_scan
+from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 from helpers.models.training import launched_fabric
 from helpers.viewers.sheet import sheet

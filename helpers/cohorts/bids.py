@@ -24,6 +24,7 @@ from helpers import grids, runtime
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts import preprocessing
 from helpers.cohorts.cohort import Cohort
+from helpers.errors import BrokenScanError, BrokenScansError, LeftOutWarning
 from helpers.grids import Grid
 
 # Columns added to a cohort's participants, and the fields of the report that they come from.
@@ -42,24 +43,6 @@ class Problem:
     file: str
     kind: str
     detail: str
-
-
-class BrokenScansError(ValueError):
-    """Scans that could not be used; all good ones are in the cache by now.
-
-    Attributes
-    ----------
-    problems : DataFrame
-        One row a problem: ``participant_id``, ``file``, ``kind``, ``detail``.
-    """
-
-    def __init__(self, message: str, problems: pd.DataFrame):
-        super().__init__(message)
-        self.problems = problems
-
-
-class LeftOutWarning(UserWarning):
-    """People or scans of the folder are not in the cohort."""
 
 
 def from_bids(
@@ -151,7 +134,7 @@ def from_bids(
         try:
             mask = find_mask(folder, masks, row)
             volume, report = preprocessing.cached(scan, cache, grid=grid, mask=mask)
-        except (preprocessing.BrokenScanError, FileNotFoundError) as error:
+        except (BrokenScanError, FileNotFoundError) as error:
             broken.append(Problem(row["participant_id"], row["scan"], "broken scan", str(error)))
             continue
         volumes.append(volume)
@@ -224,7 +207,7 @@ def find_mask(folder: str | Path, masks: str | None, row: dict) -> Path | None:
     if not path.exists():
         # Falling back on the template's mask would cut this brain out in another way than the
         # rest, and a network may learn the cut.
-        raise preprocessing.BrokenScanError(f"its mask is missing: expected {path}")
+        raise BrokenScanError(f"its mask is missing: expected {path}")
     return path
 
 

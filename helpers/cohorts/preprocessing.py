@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from helpers import anatomy, grids, runtime
-from helpers.cohorts.registration import BrokenScanError, correct_bias, register
+from helpers.cohorts.intensities import standardise
+from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
 # Bump it when the same scan would give another volume: caches are keyed on it.
-VERSION = 1
+VERSION = 2
 
 # A registration outside these bounds is no registration. Over the 139 healthy adults of IXI the
 # Dice was 0.94 to 0.97, the correlation 0.57 (very wide ventricles) to 0.74 and the ratio 1.06 to
@@ -108,6 +109,8 @@ def preprocess(
     >>> tuple(volume.shape), round(report.volume_ratio, 1)
     ((1, 24, 28, 24), 1.0)
     """
+    from helpers.cohorts import registration  # SimpleITK is large; only this function needs it
+
     grid = grids.mni() if grid is None else grid
     data, source = _load(scan, "scan")
     _check_intensities(data)
@@ -120,14 +123,14 @@ def preprocess(
                 "the mask is empty where the scan is; expected values above 0 inside the brain "
                 "and an affine that fits the scan's"
             )
-        data = correct_bias(data, source, within)
-        to_mni, metric = register(data, source, mask=within)
+        data = registration.correct_bias(data, source, within)
+        to_mni, metric = registration.register(data, source, mask=within)
     else:
         # A first fit says where the brain is, the bias is estimated there, a second fit refines.
-        rough, _ = register(data, source)
+        rough, _ = registration.register(data, source)
         within = _template_brain_in(source, rough)
-        data = correct_bias(data, source, within)
-        to_mni, metric = register(data, source, start=rough)
+        data = registration.correct_bias(data, source, within)
+        to_mni, metric = registration.register(data, source, start=rough)
 
     scan_in_mni = Grid(source.shape, to_mni @ source.affine)
     volume = torch.from_numpy(grids.resample(data, scan_in_mni, grid))
@@ -146,47 +149,6 @@ def preprocess(
     )
     _check(report)
     return standardise(volume[None], inside[None]), report
-
-
-def standardise(
-    volume: Float[Tensor, "*batch x y z"], mask: Bool[Tensor, "*#batch x y z"]
-) -> Float[Tensor, "*batch x y z"]:
-    """Set the background to exactly 0 and the median of the brain to 1, volume by volume.
-
-    Dividing by the median keeps the ratio between tissues and cannot be moved by a small lesion;
-    z-scores would make the background, most of the volume, a large negative number.
-
-    Parameters
-    ----------
-    volume : tensor of shape (..., x, y, z)
-        Values below 0, which interpolation makes at sharp edges, become 0.
-    mask : tensor of shape (..., x, y, z)
-        Where the brain is; either the volume's shape or one that broadcasts to it.
-
-    Raises
-    ------
-    BrokenScanError
-        If a mask is empty, or a median is not a positive number.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from helpers.cohorts import preprocessing
-    >>> volume = torch.tensor([9.0, 2.0, 4.0, 8.0]).reshape(1, 1, 4)
-    >>> preprocessing.standardise(volume, volume < 9).flatten().tolist()
-    [0.0, 0.5, 1.0, 2.0]
-    """
-    mask = mask.to(volume.device).expand(volume.shape)
-    if not mask.flatten(-3).any(-1).all():
-        raise BrokenScanError("a brain mask is empty, so there is no median to divide by")
-    within = volume.masked_fill(~mask, torch.nan).flatten(-3)
-    median = within.nanmedian(-1).values[..., None, None, None]
-    if not (median > 0).all():
-        raise BrokenScanError(
-            f"the median inside the brain is {median.min().item():.3g}; expected a positive one. "
-            f"Pass raw T1-weighted intensities, not z-scores"
-        )
-    return (volume.clamp_min(0) / median).masked_fill(~mask, 0.0)
 
 
 def cached(
@@ -264,10 +226,7 @@ def _load(scan, what: str) -> tuple[np.ndarray, Grid]:
         if data.shape != grid.shape:
             raise BrokenScanError(f"the {what} has shape {data.shape}, its grid {grid.shape}")
         return data, grid
-    try:
-        return grids.read(scan)
-    except ValueError as error:
-        raise BrokenScanError(str(error)) from error
+    return grids.read(scan)
 
 
 def _check_intensities(data: np.ndarray) -> None:

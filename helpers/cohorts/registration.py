@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from helpers import anatomy, grids
+from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
 _SPACING_MM = 2.0
@@ -30,10 +31,6 @@ _HEAD_HEIGHT_MM = 160.0
 _USUAL_SCALE = 0.92
 # SimpleITK counts millimetres to the left and the back (LPS), NIfTI to the right and the front.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-class BrokenScanError(ValueError):
-    """A scan that cannot become a trustworthy volume; the message says why."""
 
 
 def register(

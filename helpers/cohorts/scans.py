@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from helpers import grids
 from helpers.cohorts import bids, preprocessing
-from helpers.cohorts.registration import BrokenScanError
+from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
 # A standardised brain has its median near 1; a lesion or an atrophied brain moves it a little.
@@ -89,15 +88,11 @@ def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | N
         If the file is damaged or cannot be registered, or lies on the grid but is no
         standardised brain.
     """
-    try:
-        data, upright = grids.read(path)
-    except ValueError as error:
-        raise BrokenScanError(str(error)) from error
-    header = nib.load(path)
-    native = Grid(tuple(n for n in header.shape if n > 1), header.affine)
-    if upright != grid:
+    native = grids.read_grid(path)
+    if native.upright() != grid:
         volume, report = preprocessing.cached(path, cache, grid=grid, mask=mask)
         return Scan(volume, native, np.array(report["affine"]), report)
+    data, _ = grids.read(path)
     volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy yet
     try:
         grids.check_volumes(volume[None], grid)
@@ -109,7 +104,7 @@ def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | N
         raise BrokenScanError(
             f"the scan lies on the model's grid, so it is not preprocessed again; but the median "
             f"of its voxels that are not 0 is {median:.3g}, expected about 1 in a brain with a "
-            f"background of 0. Make it so with preprocessing.standardise, or give the raw scan"
+            f"background of 0. Make it so with intensities.standardise, or give the raw scan"
         )
     return Scan(volume, native, np.eye(4), {})
 

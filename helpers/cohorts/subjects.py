@@ -17,7 +17,7 @@ from torch import Tensor
 from helpers import fields
 from helpers.anatomy import Anatomy
 from helpers.cohorts.deformations import Deformation
-from helpers.cohorts.preprocessing import standardise
+from helpers.cohorts.intensities import standardise
 from helpers.grids import Grid
 
 _HEAD_CENTER_MM = (0.0, -18.0, 12.0)

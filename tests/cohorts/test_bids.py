@@ -7,7 +7,8 @@ import torch
 
 from data_scripts import preprocess as script
 from helpers import anatomy, grids
-from helpers.cohorts import bids, preprocessing
+from helpers.cohorts import bids, preprocessing, registration
+from helpers.errors import BrokenScansError, LeftOutWarning
 from helpers.runtime import generator
 
 GRID = grids.mni(8.0)
@@ -23,8 +24,8 @@ def registrations(monkeypatch):
         calls.append(data.shape)
         return np.eye(4), 0.5
 
-    monkeypatch.setattr(preprocessing, "register", in_place)
-    monkeypatch.setattr(preprocessing, "correct_bias", lambda data, *_: data)
+    monkeypatch.setattr(registration, "register", in_place)
+    monkeypatch.setattr(registration, "correct_bias", lambda data, *_: data)
     return calls
 
 
@@ -72,7 +73,7 @@ def problems(cohort):
 
 def test_a_folder_in_good_order(load, recwarn):
     cohort = load()
-    assert not [warning for warning in recwarn if warning.category is bids.LeftOutWarning]
+    assert not [warning for warning in recwarn if warning.category is LeftOutWarning]
     assert cohort.classes == ("F", "M")
     assert cohort.labels.tolist() == [1, 0, 0, 1]
     assert cohort.participants["participant_id"].tolist() == [
@@ -131,11 +132,11 @@ def test_broken_scans_are_named_together_after_the_rest(load, study, registratio
     for name in ("sub-01", "sub-03"):
         scan = study / name / "anat" / f"{name}_T1w.nii.gz"
         scan.write_bytes(scan.read_bytes()[:500])
-    with pytest.raises(bids.BrokenScansError, match=r"2 of 4 scans[\s\S]*sub-01[\s\S]*sub-03") as e:
+    with pytest.raises(BrokenScansError, match=r"2 of 4 scans[\s\S]*sub-01[\s\S]*sub-03") as e:
         load()
     assert e.value.problems["participant_id"].tolist() == ["sub-01", "sub-03"]
     done = len(registrations)
-    with pytest.warns(bids.LeftOutWarning, match="2 left out of study"):
+    with pytest.warns(LeftOutWarning, match="2 left out of study"):
         cohort = load(on_error="skip")
     assert len(registrations) == done
     assert cohort.participants["participant_id"].tolist() == ["sub-02", "sub-04"]
@@ -145,7 +146,7 @@ def test_broken_scans_are_named_together_after_the_rest(load, study, registratio
 
 def test_failed_registration_is_a_broken_scan(load, study):
     grids.save(torch.rand(GRID.shape), GRID, study / "sub-02/anat/sub-02_T1w.nii.gz")
-    with pytest.raises(bids.BrokenScansError, match=r"sub-02.*correlation with the template"):
+    with pytest.raises(BrokenScansError, match=r"sub-02.*correlation with the template"):
         load()
 
 
@@ -155,11 +156,11 @@ def test_people_and_scans_without_counterpart(load, study):
     table.loc[len(table)] = ["sub-06", "F", 50.0, 1]
     table.loc[3, "sex"] = None
     table.to_csv(study / "participants.tsv", sep="\t", index=False, na_rep="n/a")
-    with pytest.warns(bids.LeftOutWarning, match="3 left out"):
+    with pytest.warns(LeftOutWarning, match="3 left out"):
         cohort = load()
     assert len(cohort) == 3
     assert problems(cohort) == {("sub-04", "no label"), ("sub-05", "no row"), ("sub-06", "no scan")}
-    with pytest.warns(bids.LeftOutWarning, match="1 left out"):
+    with pytest.warns(LeftOutWarning, match="1 left out"):
         everyone = load(None)
     assert everyone.classes == ("unlabelled",)
     assert len(everyone) == 5
@@ -175,7 +176,7 @@ def test_without_a_table(load, study):
 
 def test_problems_survive_pandas(load, study):
     write_scan(study, "sub-05")
-    with pytest.warns(bids.LeftOutWarning, match="sub-05"):
+    with pytest.warns(LeftOutWarning, match="sub-05"):
         cohort = load()
     half, other = cohort.split([0.5, 0.5])
     assert problems(half) == {("sub-05", "no row")}
@@ -186,7 +187,7 @@ def test_sessions_and_further_scans(load, study):
     write_scan(study, "sub-01", 11, session="ses-1")
     write_scan(study, "sub-01", 12, session="ses-2")
     write_scan(study, "sub-02", 13, tail="run-2_T1w.nii.gz")
-    with pytest.warns(bids.LeftOutWarning, match="further scan of the same visit"):
+    with pytest.warns(LeftOutWarning, match="further scan of the same visit"):
         cohort = load()
     rows = cohort.participants[["participant_id", "session"]].to_numpy().tolist()
     assert rows[:4] == [["sub-01", ""], ["sub-01", "ses-1"], ["sub-01", "ses-2"], ["sub-02", ""]]
@@ -199,7 +200,7 @@ def test_classes_choose_and_order(load):
     assert load("group").classes == ("0", "1")
     cohort = load(classes=["M", "F"])
     assert cohort.labels.tolist() == [0, 1, 1, 0]
-    with pytest.warns(bids.LeftOutWarning, match="other class"):
+    with pytest.warns(LeftOutWarning, match="other class"):
         assert len(load(classes=["M"])) == 2
     with pytest.raises(ValueError, match=r"do not fit the column 'sex'.*\['F', 'M'\]"):
         load(classes=["male", "female"])
@@ -208,7 +209,7 @@ def test_classes_choose_and_order(load):
 def test_numbers_need_edges(load):
     with pytest.raises(ValueError, match=r"'age' is numeric \(31.5 to 64\).*bins=\[47.2\]"):
         load("age")
-    with pytest.warns(bids.LeftOutWarning, match=r"sub-04.*no label"):
+    with pytest.warns(LeftOutWarning, match=r"sub-04.*no label"):
         cohort = load("age", bins=[40, 64])
     assert cohort.classes == ("age < 40", "40 <= age < 64", "age >= 64")
     assert cohort.labels.tolist() == [0, 2, 1]
@@ -254,9 +255,9 @@ def test_masks_cut_the_brain_out(load, study):
     front = BRAIN.mask[0] & (GRID.centers_mm()[1] > -70)
     for name in ("sub-01", "sub-02", "sub-03"):
         grids.save(51 * front.float(), GRID, study / pattern.format(participant_id=name))
-    with pytest.raises(bids.BrokenScansError, match=r"sub-04.*mask is missing"):
+    with pytest.raises(BrokenScansError, match=r"sub-04.*mask is missing"):
         load(masks=pattern)
-    with pytest.warns(bids.LeftOutWarning, match="sub-04"):
+    with pytest.warns(LeftOutWarning, match="sub-04"):
         cohort = load(masks=pattern, on_error="skip")
     assert torch.equal(cohort.volumes[0, 0] > 0, front & (cohort.volumes[0, 0] > 0))
     assert (cohort.participants["mask_dice"] < 0.99).all()
@@ -268,7 +269,7 @@ def test_link_that_leads_nowhere_is_named(load, study):
     scan = study / "sub-03/anat/sub-03_T1w.nii.gz"
     scan.unlink()
     scan.symlink_to(study / "not-fetched")
-    with pytest.raises(bids.BrokenScansError, match=r"sub-03.*leads nowhere"):
+    with pytest.raises(BrokenScansError, match=r"sub-03.*leads nowhere"):
         load()
 
 

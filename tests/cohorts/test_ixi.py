@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import anatomy, grids
-from helpers.cohorts import preprocessing
+from helpers.cohorts import registration
 from helpers.cohorts.ixi import REGISTRY, fetch_ixi, ixi
 from helpers.runtime import generator
 
@@ -66,8 +66,8 @@ def fetch(server, tmp_path):
 
 
 def test_download_makes_a_cohort(fetch, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(preprocessing, "register", lambda *_, **__: (np.eye(4), 0.5))
-    monkeypatch.setattr(preprocessing, "correct_bias", lambda data, *_: data)
+    monkeypatch.setattr(registration, "register", lambda *_, **__: (np.eye(4), 0.5))
+    monkeypatch.setattr(registration, "correct_bias", lambda data, *_: data)
     folder = fetch()
     assert len(server.asked) == 6
     assert "CC BY-SA 3.0" in (folder / "README").read_text()

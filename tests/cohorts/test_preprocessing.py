@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,10 +11,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from helpers import anatomy, grids
-from helpers.cohorts import preprocessing
+from helpers.cohorts import preprocessing, registration
+from helpers.cohorts.intensities import standardise
+from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 from helpers.runtime import generator
 
+ROOT = Path(__file__).parents[2]
 GRID = grids.mni(4.0)
 # Odd voxels, unequal sides, an oblique head: nothing that a swapped axis could hide behind.
 NATIVE = Grid(
@@ -138,26 +144,26 @@ def test_noise_is_no_brain():
     noise = torch.rand((30, 34, 38), generator=generator(1)).numpy()
     scan = (noise, Grid(noise.shape, np.diag([5.0, 5, 5, 1])))
     everywhere = (np.ones_like(noise), scan[1])
-    with pytest.raises(preprocessing.BrokenScanError, match="registration to the template failed"):
+    with pytest.raises(BrokenScanError, match="registration to the template failed"):
         preprocessing.preprocess(scan, mask=everywhere)
 
 
 def test_upside_down_header_is_noticed(subject):
     data, grid = grids.read(subject["T1w"])
     mask, _ = grids.read(subject["mask"])
-    with pytest.raises(preprocessing.BrokenScanError, match="orientation in the header"):
+    with pytest.raises(BrokenScanError, match="orientation in the header"):
         preprocessing.preprocess((data[:, :, ::-1], grid), mask=(mask[:, :, ::-1], grid))
 
 
 def test_interpolates_once(monkeypatch):
-    monkeypatch.setattr(preprocessing, "register", lambda *_, **__: (np.eye(4), 0.5))
-    monkeypatch.setattr(preprocessing, "correct_bias", lambda data, *_: data)
+    monkeypatch.setattr(registration, "register", lambda *_, **__: (np.eye(4), 0.5))
+    monkeypatch.setattr(registration, "correct_bias", lambda data, *_: data)
     brain = anatomy.template(GRID)
     sharp = brain.t1[0] * (1 + 0.2 * torch.rand(GRID.shape, generator=generator(2)))
     volume, _ = preprocessing.preprocess(
         (sharp.numpy(), GRID), grid=GRID, mask=(brain.mask[0].numpy(), GRID)
     )
-    expected = preprocessing.standardise(sharp[None], brain.mask)
+    expected = standardise(sharp[None], brain.mask)
     torch.testing.assert_close(volume, expected, atol=1e-4, rtol=0)
 
 
@@ -167,7 +173,7 @@ def test_bias_field_is_evened_out():
     white = (brain.tissues[1] > 0.8).numpy()
     t1 = 100 * brain.t1[0].numpy()
     field = np.linspace(0.4, 1.6, GRID.shape[2], dtype=np.float32)
-    corrected = preprocessing.correct_bias(t1 * field, GRID, inside)
+    corrected = registration.correct_bias(t1 * field, GRID, inside)
 
     def unevenness(data):
         ratio = data[white] / t1[white]
@@ -182,24 +188,24 @@ def test_standardise_works_by_volume():
     volumes[1] *= 40
     mask = torch.zeros(5, 6, 7, dtype=torch.bool)
     mask[1:4, 1:5, 1:6] = True
-    ready = preprocessing.standardise(volumes, mask)
+    ready = standardise(volumes, mask)
     assert (ready[..., ~mask] == 0).all()
     medians = ready[..., mask].median(-1).values
     torch.testing.assert_close(medians, torch.ones(3, 1))
-    torch.testing.assert_close(ready[1], preprocessing.standardise(volumes[1] / 40, mask))
+    torch.testing.assert_close(ready[1], standardise(volumes[1] / 40, mask))
 
 
 def test_standardise_follows_the_convention_of_the_template():
     brain = anatomy.template(GRID)
-    torch.testing.assert_close(preprocessing.standardise(37 * brain.t1, brain.mask), brain.t1)
+    torch.testing.assert_close(standardise(37 * brain.t1, brain.mask), brain.t1)
 
 
 def test_standardise_says_what_is_wrong():
     volume = torch.ones(4, 5, 6)
-    with pytest.raises(preprocessing.BrokenScanError, match="mask is empty"):
-        preprocessing.standardise(volume, torch.zeros(4, 5, 6, dtype=torch.bool))
-    with pytest.raises(preprocessing.BrokenScanError, match="not z-scores"):
-        preprocessing.standardise(-volume, torch.ones(4, 5, 6, dtype=torch.bool))
+    with pytest.raises(BrokenScanError, match="mask is empty"):
+        standardise(volume, torch.zeros(4, 5, 6, dtype=torch.bool))
+    with pytest.raises(BrokenScanError, match="not z-scores"):
+        standardise(-volume, torch.ones(4, 5, 6, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
@@ -212,20 +218,20 @@ def test_standardise_says_what_is_wrong():
 def test_useless_scans(damage, message):
     data = np.ones((16, 20, 24), np.float32)
     damage(data)
-    with pytest.raises(preprocessing.BrokenScanError, match=message):
+    with pytest.raises(BrokenScanError, match=message):
         preprocessing.preprocess((data, Grid(data.shape, np.eye(4))))
 
 
 def test_slices_are_no_scan():
     data = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
-    with pytest.raises(preprocessing.BrokenScanError, match="whole brain, not slices"):
+    with pytest.raises(BrokenScanError, match="whole brain, not slices"):
         preprocessing.preprocess((data, Grid(data.shape, np.eye(4))))
 
 
 def test_truncated_file(subject, tmp_path):
     broken = tmp_path / "sub-1_T1w.nii.gz"
     broken.write_bytes(subject["T1w"].read_bytes()[:20_000])
-    with pytest.raises(preprocessing.BrokenScanError, match="damaged or not a NIfTI"):
+    with pytest.raises(BrokenScanError, match="damaged or not a NIfTI"):
         preprocessing.preprocess(broken)
 
 
@@ -233,7 +239,7 @@ def test_mask_elsewhere(subject):
     mask, grid = grids.read(subject["mask"])
     far = grid.affine.copy()
     far[0, 3] += 1000
-    with pytest.raises(preprocessing.BrokenScanError, match="mask is empty where the scan is"):
+    with pytest.raises(BrokenScanError, match="mask is empty where the scan is"):
         preprocessing.preprocess(subject["T1w"], mask=(mask, Grid(grid.shape, far)))
 
 
@@ -309,3 +315,12 @@ def test_link_that_leads_nowhere(tmp_path):
     link.symlink_to(tmp_path / "never-fetched")
     with pytest.raises(FileNotFoundError, match="leads nowhere"):
         preprocessing.cached(link, tmp_path / "cache")
+
+
+def test_simulating_leaves_the_registration_alone():
+    program = (
+        "import sys; from helpers import cohorts, grids;"
+        "cohorts.simulate('lesion', subjects=2, seed=0, grid=grids.mni(8.0), progress=False);"
+        "sys.exit('SimpleITK' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -1,0 +1,28 @@
+"""What one part of this package raises and another part, or a reader's program, catches.
+
+Everything else that a caller got wrong is a plain ValueError, KeyError or FileNotFoundError.
+"""
+
+import pandas as pd
+
+
+class BrokenScanError(ValueError):
+    """A scan that cannot become a trustworthy volume; the message says why."""
+
+
+class BrokenScansError(ValueError):
+    """Scans that could not be used; all good ones are in the cache by now.
+
+    Attributes
+    ----------
+    problems : DataFrame
+        One row a problem: ``participant_id``, ``file``, ``kind``, ``detail``.
+    """
+
+    def __init__(self, message: str, problems: pd.DataFrame):
+        super().__init__(message)
+        self.problems = problems
+
+
+class LeftOutWarning(UserWarning):
+    """People or scans of a folder are not in the cohort."""
