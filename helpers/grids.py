@@ -6,6 +6,7 @@ in NIfTI order and RAS+ orientation: the first axis runs to the subject's right,
 front, the third up.
 """
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,34 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from nilearn import image as nilearn_image
+from scipy import ndimage
 from torch import Tensor
 
 from helpers import runtime
+from helpers.errors import BrokenScanError
 
 # Outer edges of the field of view, in MNI millimetres: the whole brain with a margin, and a size
 # that divides by 2, 4 and 8 mm alike.
 _MNI_LOW_MM = np.array([-96.0, -130.0, -84.0])
 _MNI_HIGH_MM = np.array([96.0, 94.0, 108.0])
 
+# Affines are compared in steps of 1/4096 mm. A power of two: spacings such as 0.9375 or 0.1 mm lie
+# on a step or well inside one, never on the edge between two, so the 1e-5 mm that a file's float32
+# loses cannot part grids that are the same.
+_STEPS_PER_MM = 4096
+
+_SPACES = ("scanner", "aligned", "talairach", "mni", "template")
+# The length of its header, in either byte order: how a NIfTI-2 file begins.
+_NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
+_FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A regular grid of voxels in space.
+
+    Two grids are equal, and have the same hash, if their shapes are and their affines agree to
+    1/4096 mm, whatever the space is called.
 
     Attributes
     ----------
@@ -34,6 +50,10 @@ class Grid:
         Number of voxels along x, y, z.
     affine : ndarray of shape (4, 4)
         Maps voxel indices to millimetres, as in a NIfTI header.
+    space : str
+        What the millimetres are counted in, in NIfTI's words: ``"scanner"``, ``"aligned"`` (to
+        another scan, the default), ``"talairach"``, ``"mni"`` or ``"template"``. `save` writes it,
+        `read` brings it back.
 
     Examples
     --------
@@ -47,24 +67,32 @@ class Grid:
 
     shape: tuple[int, int, int]
     affine: np.ndarray
+    space: str = "aligned"
 
     def __post_init__(self):
         affine = np.asarray(self.affine, dtype=float)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"a grid has three axes of at least one voxel, got {self.shape}")
-        if affine.shape != (4, 4) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise ValueError(f"expected an invertible 4x4 affine, got {affine.tolist()}")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise ValueError(f"expected a 4x4 affine of finite numbers, got {affine.tolist()}")
+        if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise ValueError(f"expected an invertible affine, got {affine.tolist()}")
+        if self.space not in _SPACES:
+            raise ValueError(f"space is {self.space!r}; expected one of {_SPACES}")
         affine = affine.copy()
         affine.setflags(write=False)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "affine", affine)
 
     def __eq__(self, other):
-        return (
-            isinstance(other, Grid)
-            and self.shape == other.shape
-            and np.allclose(self.affine, other.affine, atol=1e-4)
-        )
+        return isinstance(other, Grid) and self._key() == other._key()
+
+    def __hash__(self):
+        return hash(self._key())
+
+    def _key(self) -> tuple:
+        steps = np.rint(self.affine * _STEPS_PER_MM).astype(np.int64)
+        return self.shape, *steps.ravel().tolist()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -84,6 +112,13 @@ class Grid:
         """Turn millimetres (..., 3) into voxel indices (..., 3), not rounded."""
         inverse = np.linalg.inv(self.affine)
         return np.asarray(millimetres, dtype=float) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def upright(self) -> "Grid":
+        """Return the same voxels in RAS+ order, the order that `read` brings an array into."""
+        turns = nib.io_orientation(self.affine)
+        affine = self.affine @ nib.orientations.inv_ornt_aff(turns, self.shape)
+        shape = np.array(self.shape)[np.argsort(turns[:, 0])]
+        return Grid(tuple(shape.tolist()), affine, self.space)
 
     def centers_mm(self) -> Float[Tensor, "3 x y z"]:
         """Return the position of every voxel's centre in millimetres."""
@@ -115,34 +150,77 @@ def mni(spacing_mm: float = 4.0) -> Grid:
         )
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = _MNI_LOW_MM + spacing_mm / 2
-    return Grid(tuple(np.round(extent / spacing_mm).astype(int).tolist()), affine)
+    return Grid(tuple(np.round(extent / spacing_mm).astype(int).tolist()), affine, "mni")
 
 
 def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:
     """Read a NIfTI file as a RAS+ array and its grid.
 
+    A file is read to its last byte. A ``.nii.gz`` carries a checksum, so a cut or flipped bit in
+    it cannot pass; a ``.nii`` has none, so that only its length can be verified.
+
     Raises
     ------
     FileNotFoundError
         If there is no such file.
-    ValueError
-        If the file is not a readable 3D NIfTI image (truncated, another format, 4D).
+    BrokenScanError
+        If the file is cut, longer than its header says, fails its checksum, or breaks one of the
+        rules of `read_grid`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no scan at {path}")
+    path = _existing(path)
     try:
-        loaded = nib.as_closest_canonical(nib.load(path))
-        data = np.squeeze(np.asarray(loaded.dataobj, dtype=np.float32))
+        content = path.read_bytes()
+        if path.name.endswith(".gz"):
+            content = gzip.decompress(content)  # to the end, checksum and length included
+        kind = nib.Nifti2Image if content[:4] in _NIFTI_2 else nib.Nifti1Image
+        loaded = kind.from_bytes(content)
+        grid = _grid(loaded, path)
+        voxels = int(np.prod(grid.shape, dtype=object))  # Python's numbers do not overflow
+        expected = loaded.dataobj.offset + voxels * loaded.get_data_dtype().itemsize
+        if len(content) != expected:
+            raise BrokenScanError(
+                f"{path} is damaged: its header asks for {expected} bytes, it has {len(content)}"
+            )
+        data = np.asarray(loaded.dataobj, dtype=np.float32).reshape(grid.shape)
+    except BrokenScanError:
+        raise
     except Exception as error:  # nibabel, zlib and numpy each raise their own kinds
-        raise ValueError(f"{path} is damaged or not a NIfTI image: {error}") from error
-    if data.ndim != 3:
-        raise ValueError(f"{path} has shape {loaded.shape}; expected one 3D volume")
-    return data, Grid(data.shape, loaded.affine)
+        raise BrokenScanError(f"{path} is damaged or not a NIfTI image: {error}") from error
+    return nib.apply_orientation(data, nib.io_orientation(grid.affine)), grid.upright()
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read from a NIfTI file's header where its voxels lie, in the order of the file.
+
+    The voxels are not looked at, so it takes a millisecond, and damage behind the header goes
+    unnoticed. ``read_grid(path).upright()`` is the grid that `read` returns. The rules:
+
+    - One volume. Further axes may only have length 1, as in 4D files of one volume.
+    - The header must say where the voxels lie: its sform counts, without one its qform; a header
+      with neither (both codes 0) could have left and right exchanged and is refused.
+    - Sheared affines are taken as they are; `resample` goes through them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    BrokenScanError
+        If the header is damaged or breaks a rule.
+    """
+    path = _existing(path)
+    try:
+        return _grid(nib.load(path), path)
+    except BrokenScanError:
+        raise
+    except Exception as error:
+        raise BrokenScanError(f"{path} is damaged or not a NIfTI image: {error}") from error
 
 
 def save(volume, grid: Grid, path: str | Path) -> Path:
     """Write one volume as NIfTI with the grid's affine; an older file survives a failure.
+
+    The sform carries the affine and the code of ``grid.space`` (4 for ``"mni"``). So does the
+    qform, which some programs prefer, unless the affine is sheared: a qform cannot say that.
 
     Parameters
     ----------
@@ -160,15 +238,21 @@ def save(volume, grid: Grid, path: str | Path) -> Path:
         array = array[0]
     if array.shape != grid.shape:
         raise ValueError(f"the volume has shape {array.shape}, its grid {grid.shape}")
+    image = nib.Nifti1Image(array, grid.affine)
+    image.set_sform(grid.affine, code=grid.space)
+    image.set_qform(grid.affine, code=grid.space)
+    if not np.allclose(image.get_qform(), grid.affine, atol=1e-3):
+        image.set_qform(None, code="unknown")
+    image.header.set_xyzt_units("mm")
     with runtime.replacing(path) as unfinished:
-        nib.save(nib.Nifti1Image(array, grid.affine), unfinished)
+        nib.save(image, unfinished)
     return path
 
 
 def resample(
     volume: Float[np.ndarray, "x y z"], source: Grid, target: Grid, *, nearest: bool = False
 ) -> Float[np.ndarray, "x2 y2 z2"]:
-    """Bring a volume onto another grid through both affines.
+    """Bring a volume onto another grid through both affines, in whatever order their axes are.
 
     Going to larger voxels, the volume is smoothed first, so that detail that the target grid
     cannot hold does not fold back into it as noise (aliasing).
@@ -178,16 +262,18 @@ def resample(
     nearest : bool
         Take the nearest voxel instead of interpolating: for labels and atlases.
     """
-    loaded = nib.Nifti1Image(np.asarray(volume, dtype=np.float32), source.affine)
+    data = np.asarray(volume, dtype=np.float32)
     if not nearest:
-        # A Gaussian whose FWHM is the target's spacing, less the blur that the source already has.
-        fwhm = np.sqrt(
-            np.clip(np.square(target.spacing_mm) - np.square(source.spacing_mm), 0, None)
-        )
-        if fwhm.max() > 0:
-            loaded = nilearn_image.smooth_img(loaded, fwhm)
+        # A Gaussian as wide (FWHM) as the target's voxel is along each axis of the source, in
+        # source voxels, less the blur of one voxel that the source already has.
+        to_source = np.linalg.inv(source.affine[:3, :3]) @ target.affine[:3, :3]
+        extent = np.linalg.norm(to_source, axis=1)
+        fwhm = np.sqrt(np.clip(np.square(extent) - 1, 0, None))
+        for axis, sigma in enumerate(fwhm / _FWHM_PER_SIGMA):
+            if sigma > 0:
+                data = ndimage.gaussian_filter1d(data, sigma, axis=axis)
     moved = nilearn_image.resample_img(
-        loaded,
+        nib.Nifti1Image(data, source.affine),
         target_affine=target.affine,
         target_shape=target.shape,
         interpolation="nearest" if nearest else "continuous",
@@ -223,3 +309,36 @@ def check_volumes(volumes: Tensor, grid: Grid | None = None) -> None:
     if constant.any():
         where = torch.nonzero(constant).flatten().tolist()
         raise ValueError(f"volumes {where} are constant, so there is nothing to see in them")
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():  # also a link to content that was never fetched (DataLad)
+        raise FileNotFoundError(f"no scan at {path}")
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise BrokenScanError(f"{path} is no NIfTI file: expected a name ending in .nii or .nii.gz")
+    return path
+
+
+def _grid(loaded: nib.Nifti1Image, path: Path) -> Grid:
+    """Return the grid of a loaded file, in the order of the file."""
+    header, shape = loaded.header, loaded.shape
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        raise BrokenScanError(
+            f"{path} has shape {shape}; expected one 3D volume. Save the volume that you mean alone"
+        )
+    if header.get_data_dtype().kind not in "iuf":
+        raise BrokenScanError(
+            f"{path} holds {header.get_data_dtype()}; expected one real number a voxel"
+        )
+    affine, code = header.get_sform(coded=True)
+    if code == 0:
+        affine, code = header.get_qform(coded=True)
+    if code == 0:
+        raise BrokenScanError(
+            f"the header of {path} does not say where its voxels lie (sform and qform codes are "
+            f"0), so that left and right cannot be known; convert the scan again from DICOM, or "
+            f"set the sform if you know it"
+        )
+    space = nib.nifti1.xform_codes.label[int(code)]
+    return Grid(tuple(shape[:3]), affine, space)
