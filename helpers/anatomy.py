@@ -69,8 +69,7 @@ class Atlas:
 
 
 @lru_cache(maxsize=4)
-def _template(shape: tuple[int, int, int], affine: tuple[float, ...]) -> Anatomy:
-    grid = Grid(shape, np.reshape(affine, (4, 4)))
+def _template(grid: Grid) -> Anatomy:
     t1, grey, white, mask = (
         _on_grid(load(resolution=1), grid)
         for load in (
@@ -96,8 +95,7 @@ def template(grid: Grid | None = None) -> Anatomy:
     >>> tuple(brain.t1.shape)
     (1, 48, 56, 48)
     """
-    grid = grids.mni() if grid is None else grid
-    return _template(grid.shape, tuple(grid.affine.ravel().tolist()))
+    return _template(grids.mni() if grid is None else grid)
 
 
 def atlas(

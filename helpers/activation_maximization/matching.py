@@ -82,7 +82,7 @@ def match_shapes(
             f"deviations {tuple(deviations.shape)} and mask {tuple(mask.shape)} must lie on the "
             f"grid {grid.shape}"
         )
-    library = _library(grid.shape, tuple(grid.affine.ravel().tolist()), radius_mm, turns)
+    library = _library(grid, radius_mm, turns)
     rows = []
     for image, deviation in enumerate(deviations[:, 0].detach().cpu().float() * mask[0]):
         if not deviation.abs().max() > 0:
@@ -149,10 +149,9 @@ class _Library:
 
 
 @lru_cache(maxsize=2)
-def _library(shape, affine, radius_mm: float, turns: int) -> _Library:
+def _library(grid: Grid, radius_mm: float, turns: int) -> _Library:
     """Render every shape around the middle voxel, with mean 0 and norm 1 inside the window."""
-    grid = Grid(shape, np.reshape(affine, (4, 4)))
-    middle = torch.tensor([n // 2 for n in shape])
+    middle = torch.tensor([n // 2 for n in grid.shape])
     window = _window(grid, middle, radius_mm)
     angles = Rotation.random(turns, random_state=0).as_euler("xyz", degrees=True)
     between = torch.rand(turns, 3, generator=runtime.generator(0)) - 0.5

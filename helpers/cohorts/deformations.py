@@ -11,7 +11,6 @@ are ours. All of this is a simulation and says nothing about any disease or abou
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -135,24 +134,23 @@ class Deformation:
 
     def displacement(self, grid: Grid) -> Float[Tensor, "1 3 x y z"]:
         """Return the field that pulls the healthy template into the ill one, in voxels."""
-        velocity, _ = _of_strength_one(self.structures, grid.shape, tuple(grid.affine.ravel()))
+        velocity, _ = _of_strength_one(self.structures, grid)
         # Motions of millimetres: 16 small steps are ample.
         return fields.integrate_velocity(self.strength * velocity, steps=4)
 
     def site(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
         """Return the voxels within the structures, whatever the strength."""
-        return _of_strength_one(self.structures, grid.shape, tuple(grid.affine.ravel()))[1]
+        return _of_strength_one(self.structures, grid)[1]
 
 
 @lru_cache(maxsize=16)
 def _of_strength_one(
-    structures: tuple[Structure, ...], shape: tuple[int, int, int], affine: tuple[float, ...]
+    structures: tuple[Structure, ...], grid: Grid
 ) -> tuple[Float[Tensor, "1 3 x y z"], Bool[Tensor, "1 x y z"]]:
     """Return the velocity in voxels and the site; all subjects of a task share them."""
-    grid = Grid(shape, np.reshape(affine, (4, 4)))
     centers_mm = grid.centers_mm()
-    velocity_mm = torch.zeros(3, *shape)
-    site = torch.zeros(1, *shape, dtype=torch.bool)
+    velocity_mm = torch.zeros(3, *grid.shape)
+    site = torch.zeros(1, *grid.shape, dtype=torch.bool)
     for structure in structures:
         from_center = centers_mm - torch.tensor(structure.center_mm).view(3, 1, 1, 1)
         squared = from_center.square().sum(0)
