@@ -1,22 +1,40 @@
 """Exercises of chapter 2: cohorts with known answers."""
 
 import math
+from typing import Any
+
+import pandas as pd
 
 from helpers.cohorts.shapes import SHAPES
+from helpers.exercises.answers import equal, instance, letter, numbers, unreadable, word
 from helpers.exercises.check import Exercise
 
 _BALL_ML = 4 / 3 * math.pi * 1.5**3
+_STATISTICS = "mean intensity", "spread", "smoothness", "noise level", "brain volume", "border"
 
 
-def _volumes_of_the_shapes(answer) -> bool:
+def _a_number_for_each_shape(answer: Any) -> list[float]:
+    expected = f"a dictionary with the keys {', '.join(SHAPES)}"
+    given = instance(dict, expected)(answer)
+    if set(given) != set(SHAPES):
+        raise unreadable(expected, list(given))
+    return [numbers()(value) for value in given.values()]
+
+
+def _volumes_of_the_shapes(given) -> bool:
     # The occupancy on a grid of 4 mm is within 3 % of the body; counted masks are 10 % off.
-    return set(answer) == set(SHAPES) and all(
-        abs(float(value) - _BALL_ML) < 0.05 * _BALL_ML for value in answer.values()
-    )
+    return all(abs(value - _BALL_ML) < 0.05 * _BALL_ML for value in given)
 
 
-def _leak_of_brightness(answer) -> bool:
-    table = answer.set_index("statistic")
+def _audit(answer: Any) -> pd.DataFrame:
+    expected = "the table that cohorts.audit_leaks returns"
+    table = instance(pd.DataFrame, expected)(answer).reset_index()
+    if not {"statistic", "safe"} <= set(table) or not set(_STATISTICS) <= set(table["statistic"]):
+        raise unreadable(expected, answer)
+    return table.set_index("statistic")
+
+
+def _leak_of_brightness(table) -> bool:
     rings = not bool(table.loc["mean intensity", "safe"])
     # A factor leaves every correlation as it was; blur does not.
     return rings and bool(table.loc["smoothness", "safe"])
@@ -24,6 +42,7 @@ def _leak_of_brightness(answer) -> bool:
 
 EXERCISES = {
     "2.1": Exercise(
+        read=_a_number_for_each_shape,
         right=_volumes_of_the_shapes,
         praise="All four have the volume of the ball of 15 mm radius; only shape differs.",
         hint=(
@@ -33,7 +52,8 @@ EXERCISES = {
         ),
     ),
     "2.2": Exercise(
-        right=lambda answer: str(answer).strip().strip("().").lower() == "b",
+        read=letter(),
+        right=equal("b"),
         praise="What fits in fewer places gathers there, and the place gives the shape away.",
         hint=(
             "Each shape is inside the brain in this scheme, and brightness is drawn separately. "
@@ -41,7 +61,8 @@ EXERCISES = {
         ),
     ),
     "2.3": Exercise(
-        right=lambda answer: str(answer).strip().lower() == "brain volume",
+        read=word(*_STATISTICS),
+        right=equal("brain volume"),
         praise="It is the only one of the six that counts voxels.",
         hint=(
             "Imagine the same brain on more voxels, with the same tissues and the same noise. "
@@ -49,6 +70,7 @@ EXERCISES = {
         ),
     ),
     "2.4": Exercise(
+        read=_audit,
         right=_leak_of_brightness,
         praise="Mean intensity rings and smoothness stays silent: the fingerprint of brightness.",
         hint=(

@@ -1,28 +1,12 @@
 """Exercises of chapter 4: gradients."""
 
+from helpers.exercises.answers import equal, letter, near, numbers
 from helpers.exercises.check import Exercise
-
-
-def _is_near(value: float, tolerance: float = 0.005):
-    return lambda answer: abs(float(answer) - value) < tolerance
-
-
-def _are_near(*values: float):
-    def right(answer) -> bool:
-        pairs = zip(answer, values, strict=True)
-        return all(abs(float(given) - value) < 0.005 for given, value in pairs)
-
-    return right
-
-
-def _shares_of_one_unit(answer) -> bool:
-    epsilon, z_plus = answer
-    return _are_near(6, -2)(epsilon) and _are_near(4, 0)(z_plus)
-
 
 EXERCISES = {
     "4.1": Exercise(
-        right=lambda answer: str(answer).strip().strip("().").lower() == "b",
+        read=letter(),
+        right=equal("b"),
         praise=(
             "The gradient is about a change: its sign says in which direction to change the voxel."
         ),
@@ -32,7 +16,8 @@ EXERCISES = {
         ),
     ),
     "4.2": Exercise(
-        right=_are_near(0, 0, 1),
+        read=numbers(3),
+        right=near(0, 0, 1),
         praise="The slope is zero where the voxel is, but not on the way there.",
         hint=(
             "Draw min(x, 1). What is its slope at 4? For the third number walk from 0 to 4: the "
@@ -40,7 +25,8 @@ EXERCISES = {
         ),
     ),
     "4.3": Exercise(
-        right=_are_near(0, 6, 4),
+        read=numbers(3),
+        right=near(0, 6, 4),
         praise="They add up to what was gained, 10, and the dark voxel gets its part.",
         hint=(
             "For a straight line the slope is the weight, all along the way. Multiply it by how "
@@ -49,7 +35,8 @@ EXERCISES = {
         ),
     ),
     "4.4": Exercise(
-        right=_shares_of_one_unit,
+        read=numbers(2, 2),
+        right=near((6, -2), (4, 0)),
         praise="Both rules conserve the 4; only epsilon blames the second input.",
         hint=(
             "What does each input put in, weight times input? Epsilon divides the relevance in "
@@ -58,7 +45,8 @@ EXERCISES = {
         ),
     ),
     "4.5": Exercise(
-        right=_is_near(0.7),
+        read=numbers(),
+        right=near(0.7),
         praise="The planted voxels hold 3 + 4 of the 10 units of absolute relevance.",
         hint=(
             "Take absolute values before you add, inside as well as in the total: else positive "
@@ -66,7 +54,8 @@ EXERCISES = {
         ),
     ),
     "4.6": Exercise(
-        right=_is_near(0.946, 0.001),
+        read=numbers(between=(0, 1)),
+        right=near(0.946, within=0.001),
         praise=(
             "Two masks that share no voxel agree almost perfectly, because both are mostly empty."
         ),

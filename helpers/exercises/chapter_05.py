@@ -1,25 +1,12 @@
 """Exercises of chapter 5: Grad-CAM."""
 
+from helpers.exercises.answers import each, equal, letter, near, numbers, word
 from helpers.exercises.check import Exercise
-
-
-def _is_letter(letter: str):
-    return lambda answer: str(answer).strip().strip("().").lower() == letter
-
-
-def _toy_map(answer) -> bool:
-    first, second = answer
-    return abs(float(first) - 1) < 0.005 and abs(float(second)) < 0.005
-
-
-def _finest_layer(answer) -> bool:
-    name, spacing_mm = answer
-    return str(name).strip().lower() == "block1" and abs(float(spacing_mm) - 8) < 0.01
-
 
 EXERCISES = {
     "5.1": Exercise(
-        right=_toy_map,
+        read=numbers(2),
+        right=near(1, 0),
         praise="The second place is -3 before the ReLU: it speaks against, and is cut away.",
         hint=(
             "First one weight for each channel: the mean of its two gradients. Then, at each "
@@ -27,7 +14,12 @@ EXERCISES = {
         ),
     ),
     "5.2": Exercise(
-        right=_finest_layer,
+        read=each(
+            "a layer's name and a number, such as ('block9', 64)",
+            word("block1", "block2", "block3", "block4"),
+            numbers(),
+        ),
+        right=equal(("block1", 8)),
         praise="One pooling has halved the 4 mm grid when block 1 puts out its maps.",
         hint=(
             "Each max pooling halves the number of voxels along an axis, and a block's output is "
@@ -36,7 +28,8 @@ EXERCISES = {
         ),
     ),
     "5.3": Exercise(
-        right=_is_letter("c"),
+        read=letter(),
+        right=equal("c"),
         praise="An empty map is a missing answer, and missing answers are counted.",
         hint=(
             "What did the network do with these subjects, and what did the method do? A group "
@@ -45,7 +38,8 @@ EXERCISES = {
         ),
     ),
     "5.4": Exercise(
-        right=_is_letter("a"),
+        read=letter(),
+        right=equal("a"),
         praise="The fine detail is guided backprop's; the class decides only through Grad-CAM.",
         hint=(
             "The map is a product. Which of its two factors has the detail of voxels? And what "

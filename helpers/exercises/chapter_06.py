@@ -1,24 +1,12 @@
 """Exercises of chapter 6: perturbations."""
 
+from helpers.exercises.answers import equal, letter, near, numbers
 from helpers.exercises.check import Exercise
-
-
-def _is_count(value: int):
-    return lambda answer: abs(float(answer) - value) < 0.5
-
-
-def _is_letter(letter: str):
-    return lambda answer: str(answer).strip().strip("().").lower() == letter
-
-
-def _prices(answer) -> bool:
-    nothing, everything = answer
-    return abs(float(nothing) - 0.95) < 0.005 and abs(float(everything) - 3.73) < 0.005
-
 
 EXERCISES = {
     "6.1": Exercise(
-        right=_is_count(1573),
+        read=numbers(),
+        right=equal(1573),
         praise="11 x 13 x 11 windows: a plain program passes the network as many times a map.",
         hint=(
             "Count along one axis first: the first window begins at 0, the last one begins 8 "
@@ -26,7 +14,8 @@ EXERCISES = {
         ),
     ),
     "6.2": Exercise(
-        right=_is_count(6),
+        read=numbers(),
+        right=equal(6),
         praise="10 values after the convolution, and they lie in 6 pairs of the pooling.",
         hint=(
             "The kernel of 3 adds one voxel on each side, so write down the first and the last "
@@ -35,7 +24,8 @@ EXERCISES = {
         ),
     ),
     "6.3": Exercise(
-        right=_prices,
+        read=numbers(2),
+        right=near(0.95, 3.73),
         praise="To blur everything costs far more than it wins, so the mask stays near 1.",
         hint=(
             "Two terms each: max(p - 0.05, 0), and 3 times the mean of 1 - m. That mean is 0 "
@@ -43,7 +33,8 @@ EXERCISES = {
         ),
     ),
     "6.4": Exercise(
-        right=_is_letter("c"),
+        read=letter(),
+        right=equal("c"),
         praise="Bright or dark, a box in this place moves a control towards the patients.",
         hint=(
             "Look at the table once more, at the two columns of the controls. Does the window "

@@ -4,36 +4,31 @@ import torch
 
 from helpers.activation_maximization import Objective
 from helpers.activation_maximization.network import OUTPUT
+from helpers.exercises.answers import equal, instance, letter, one_each
 from helpers.exercises.check import Exercise
 
 
-def _is_letter(letter: str):
-    return lambda answer: str(answer).strip().strip("().").lower() == letter
-
-
-def _rod_minus_ball(answer) -> bool:
+def _rod_minus_ball(objective) -> bool:
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    return _is_objective(answer, {OUTPUT: logits}, logits[:, 3] - logits[:, 1])
+    return _is_objective(objective, {OUTPUT: logits}, logits[:, 3] - logits[:, 1])
 
 
-def _loudest(answer) -> bool:
+def _loudest(objective) -> bool:
     features = torch.randn(3, 64, 6, 7, 6, generator=torch.Generator().manual_seed(1))
-    return _is_objective(answer, {"block4": features}, features.amax(dim=(1, 2, 3, 4)))
+    return _is_objective(objective, {"block4": features}, features.amax(dim=(1, 2, 3, 4)))
 
 
-def _is_objective(answer, outputs: dict, expected: torch.Tensor) -> bool:
-    if not isinstance(answer, Objective):
-        raise ValueError(f"it is a {type(answer).__name__}, not an Objective")
-    values = answer.function(outputs)
-    if tuple(values.shape) != tuple(expected.shape):
-        raise ValueError(f"it gives shape {tuple(values.shape)}, not one number for each image")
-    layers_named = set(answer.layers) == set(outputs)
-    return layers_named and torch.allclose(values, expected, atol=1e-5)
+def _is_objective(objective: Objective, outputs: dict, expected: torch.Tensor) -> bool:
+    found = one_each(objective.function, outputs, count=len(expected))
+    return set(objective.layers) == set(outputs) and torch.allclose(found, expected, atol=1e-5)
 
+
+_an_objective = instance(Objective, "an Objective, such as logit(0)")
 
 EXERCISES = {
     "9.1": Exercise(
-        right=_is_letter("b"),
+        read=letter(),
+        right=equal("b"),
         praise="The search may use any voxel as it likes; no person's brain can.",
         hint=(
             "Ask what limits the network's answer to a person, and what limits its answer to a "
@@ -41,11 +36,13 @@ EXERCISES = {
         ),
     ),
     "9.2": Exercise(
-        right=_is_letter("a"),
+        read=letter(),
+        right=equal("a"),
         praise="Now you know which names the rule gives away for nothing.",
         hint="Count the names in the rows of the untrained network.",
     ),
     "9.3": Exercise(
+        read=_an_objective,
         right=_rod_minus_ball,
         praise="What makes both logits grow alike cancels out.",
         hint=(
@@ -54,6 +51,7 @@ EXERCISES = {
         ),
     ),
     "9.4": Exercise(
+        read=_an_objective,
         right=_loudest,
         praise="One number for each image: the maximum over channels and places.",
         hint=(

@@ -3,27 +3,21 @@
 import torch
 
 from helpers.activation_maximization.regularizers import Penalty
+from helpers.exercises.answers import equal, instance, letter, one_each
 from helpers.exercises.check import Exercise
 
 
-def _is_letter(letter: str):
-    return lambda answer: str(answer).strip().strip("().").lower() == letter
-
-
-def _too_bright(answer) -> bool:
-    if not isinstance(answer, Penalty):
-        raise ValueError(f"it is a {type(answer).__name__}, not a Penalty")
+def _too_bright(penalty: Penalty) -> bool:
     volumes = 1.75 + torch.randn(3, 1, 5, 6, 7, generator=torch.Generator().manual_seed(0))
     expected = (volumes - 1.75).clamp_min(0).mean(dim=(1, 2, 3, 4))
-    found = answer.function(volumes)
-    if tuple(found.shape) != (3,):
-        raise ValueError(f"it gives shape {tuple(found.shape)}, not one number for each image")
-    return answer.strength > 0 and torch.allclose(found, expected, atol=1e-5)
+    found = one_each(penalty.function, volumes, count=3)
+    return penalty.strength > 0 and torch.allclose(found, expected, atol=1e-5)
 
 
 EXERCISES = {
     "10.1": Exercise(
-        right=_is_letter("c"),
+        read=letter(),
+        right=equal("c"),
         praise="Each penalty is weighed against the objective, and the two have different units.",
         hint=(
             "The total is the objective minus strength times penalty. What becomes of the balance "
@@ -31,6 +25,7 @@ EXERCISES = {
         ),
     ),
     "10.2": Exercise(
+        read=instance(Penalty, "a Penalty, such as reg.l2(1.0)"),
         right=_too_bright,
         praise="Zero up to the brightest lesion, then rising: a soft bound.",
         hint=(
@@ -39,7 +34,8 @@ EXERCISES = {
         ),
     ),
     "10.3": Exercise(
-        right=_is_letter("b"),
+        read=letter(),
+        right=equal("b"),
         praise="A choice by the outcome has to be paid for with pictures that nobody has seen.",
         hint="On which pictures was the recipe chosen, and on which was it scored?",
     ),

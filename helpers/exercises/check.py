@@ -6,6 +6,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from helpers.exercises.answers import Reader, Unreadable
+
 
 @dataclass(frozen=True)
 class Exercise:
@@ -13,14 +15,18 @@ class Exercise:
 
     Attributes
     ----------
+    read : callable
+        One of the readers of `helpers.exercises.answers`: ``read(answer)`` is a value of the kind
+        that was asked for, or `Unreadable`.
     right : callable
-        ``right(answer) -> bool``.
+        ``right(value) -> bool``.
     praise : str
         Said after a right answer: one sentence on why it is right.
     hint : str
         Said after a wrong one: where to look, not the answer.
     """
 
+    read: Reader
     right: Callable[[Any], bool]
     praise: str
     hint: str
@@ -35,6 +41,11 @@ def check(name: str, answer: Any) -> None:
         Number of the exercise, for example ``"1.2"``.
     answer : object
         The reader's answer; ``...`` means that there is none yet.
+
+    Raises
+    ------
+    ValueError
+        If there is no such exercise.
 
     Examples
     --------
@@ -53,9 +64,9 @@ def check(name: str, answer: Any) -> None:
         )
         return
     try:
-        right = bool(exercise.right(answer))
-    except Exception as error:  # an answer of a wrong kind is a wrong answer, not a crash
-        print(f"Exercise {name}: not yet. The check could not read your answer ({error}).")
+        right = exercise.right(exercise.read(answer))
+    except Unreadable as error:
+        print(f"Exercise {name}: not yet. {error}")
         print(exercise.hint)
         return
     print(

@@ -64,6 +64,22 @@ def test_tempting_wrong_answer(name, answer, capsys):
     assert f"Exercise {name}: not yet." in says(capsys, name, answer)
 
 
-def test_the_hint_of_the_affine_is_true():
-    place = grids.Grid(grids.mni().shape, turned(92)).millimetres((14, 24, 25))
-    assert np.allclose(place, grids.mni().millimetres((14, 31, 25)))
+def test_the_hint_of_the_affine_tells_right_from_wrong():
+    """A shift without a turn puts the block in its place, and the corners in wrong ones."""
+    before, shifted = grids.mni(), grids.mni().affine.copy()
+    shifted[1, 3] += 4 * (31 - 24)
+    for affine, true in ((turned(92), True), (shifted, False), (turned(-128), False)):
+        now = grids.Grid(before.shape, affine)
+        here = [now.millimetres(voxel) for voxel in ((0, 0, 0), (0, 55, 0))]
+        there = [before.millimetres(voxel) for voxel in ((0, 55, 0), (0, 0, 0))]
+        assert np.allclose(here, there) == true
+    block = grids.Grid(before.shape, shifted).millimetres((14, 24, 25))
+    assert np.allclose(block, before.millimetres((14, 31, 25)))
+
+
+def test_a_shift_that_repairs_one_voxel_is_refused(capsys):
+    shifted = grids.mni().affine.copy()
+    shifted[1, 3] += 28
+    said = says(capsys, "1.3", shifted)
+    assert "not yet." in said
+    assert "Voxel (0, 0, 0) holds what voxel (0, 55, 0) held" in said

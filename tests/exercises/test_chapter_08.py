@@ -47,11 +47,28 @@ def test_tempting_wrong_answers(name, answer, capsys):
     assert not verdict(name, answer, capsys)
 
 
-def test_the_sum_is_too_blunt_and_the_brightest_voxel_solves_8_2(capsys):
-    study = cohorts.simulate("shortcut", subjects=16, seed=102)
+@pytest.fixture(scope="module")
+def study():
+    return cohorts.simulate("shortcut", subjects=16, seed=102)
+
+
+@pytest.fixture(scope="module")
+def beyond(study):
     brain = anatomy.template(study.grid).mask.float()
-    beyond = study.volumes * ~(F.max_pool3d(brain, 3, stride=1, padding=1) > 0)
+    return study.volumes * ~(F.max_pool3d(brain, 3, stride=1, padding=1) > 0)
+
+
+def test_the_sum_is_too_blunt_and_the_brightest_voxel_solves_8_2(study, beyond, capsys):
     summed = roc_auc_score(study.labels, beyond.flatten(1).sum(1))
     brightest = roc_auc_score(study.labels, beyond.flatten(1).amax(1))
     assert not verdict("8.2", summed, capsys)
     assert verdict("8.2", brightest, capsys)
+
+
+def test_nothing_that_8_2_recommends_is_refused(study, beyond, capsys):
+    """Left minus right, summed, is refused (0.78 in the chapter), so it is no hint either."""
+    left, right = beyond.chunk(2, dim=2)
+    difference = left.flatten(1).sum(1) - right.flatten(1).sum(1)
+    assert not verdict("8.2", roc_auc_score(study.labels, difference), capsys)
+    exercises.check("8.2", 0.78)
+    assert "both sides" not in capsys.readouterr().out
