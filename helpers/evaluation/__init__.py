@@ -1,12 +1,14 @@
 """Is the explanation right? Scores against the truth, as tidy tables.
 
 `localization` asks whether a map points to what was planted, `faithfulness` and `mask_test`
-whether the network needs what it points to, `randomization_check` whether it depends on what the
-network has learned, `agreement` whether methods say the same, `by_region` and `group_test` what a
-group of maps says together. `intervals` says how sure their means are.
+whether the network needs what it points to, more than the same map `elsewhere`,
+`randomization_check` whether it depends on what the network has learned, `agreement` whether
+methods say the same, `by_region` and `group_test` what a group of maps says together. `intervals`
+says how sure their means are.
 """
 
 from helpers.evaluation.agreement import agreement
+from helpers.evaluation.controls import elsewhere
 from helpers.evaluation.faithfulness import area_under_curve, faithfulness, mask_test
 from helpers.evaluation.groups import GroupTest, group_test
 from helpers.evaluation.intervals import intervals
@@ -22,6 +24,7 @@ __all__ = [
     "by_region",
     "dice",
     "dice_with_background",
+    "elsewhere",
     "faithfulness",
     "group_test",
     "intervals",

@@ -1,9 +1,7 @@
 """Does the network need the voxels that a map calls important?
 
-Every test here has a control: the same map, shifted to a random place. It takes away as many
-voxels, and as clumped. Scattered random voxels would be no fair control: networks that look for
-edges stumble over salt and pepper (on the course's lesion network, removing a scattered 1 % of
-the brain costs far more than a compact 1 % at a wrong place).
+Every test here has a control: the same map at another place in the brain, see
+`helpers.evaluation.elsewhere`. It takes away as many voxels, and as clumped.
 
 All of these show the network images unlike those it was trained on. That a probability falls can
 always mean that the hole, not the missing tissue, was what the network saw.
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from helpers import models, runtime
 from helpers.attribution.contract import undisturbed
+from helpers.evaluation.controls import moved
 from helpers.evaluation.masks import counted, ranked, strongest, warn_of_zero_maps
 
 
@@ -58,13 +57,13 @@ def faithfulness(
     batch_size : int
         Volumes at a time.
     seed : int
-        Seed of the control's shifts and of the order among equals.
+        Seed of the controls and of the order among equals.
 
     Returns
     -------
     DataFrame
         One row a point: ``subject``, ``curve`` (``"deletion"`` or ``"insertion"``), ``order``
-        (``"map"``, or ``"random"`` for the shifted map), ``fraction`` of the voxels that were
+        (``"map"``, or ``"elsewhere"`` for the control), ``fraction`` of the voxels that were
         deleted or inserted, ``probability`` of the target. `area_under_curve` sums it up.
 
     Raises
@@ -99,7 +98,7 @@ def faithfulness(
         generator = runtime.generator(seed, i)
         orders = {
             "map": ranked(maps[i], inside[i], generator),
-            "random": ranked(_shifted(maps[i], generator), inside[i], generator),
+            "elsewhere": ranked(moved(maps[i], inside[i], generator), inside[i], generator),
         }
         curves = {"deletion": (volumes[i], filled[i]), "insertion": (filled[i], volumes[i])}
         for name, order in orders.items():
@@ -127,7 +126,7 @@ def area_under_curve(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the area under each curve of `faithfulness`, 0 to 1.
 
     A good map has a small area of deletion and a large one of insertion, on the far side of its
-    own random order.
+    own control.
 
     Returns
     -------
@@ -179,13 +178,13 @@ def mask_test(
     folds : int
         Default 5; the number of subjects leaves one out at a time.
     seed : int
-        Seed of the folds and of the random areas.
+        Seed of the folds and of the controls.
 
     Returns
     -------
     DataFrame
         Five rows a subject: ``subject``, ``action`` (``"whole"``, ``"keep"`` or ``"remove"``),
-        ``area`` (``"map"``, or ``"random"`` for an equal number of voxels of the shifted mean map;
+        ``area`` (``"map"``, or ``"elsewhere"`` for the strongest of the control, as many;
         ``"none"`` for the whole volume), ``probability`` of the label, and ``correct``. The mean
         of ``correct`` is the accuracy.
 
@@ -224,7 +223,7 @@ def mask_test(
     shares = maps.abs() * inside
     shares = shares / shares.flatten(1).sum(1).clamp_min(1e-30).view(-1, 1, 1, 1, 1)
 
-    kept = {"map": torch.zeros_like(inside), "random": torch.zeros_like(inside)}
+    kept = {"map": torch.zeros_like(inside), "elsewhere": torch.zeros_like(inside)}
     shuffled = torch.randperm(len(volumes), generator=runtime.generator(seed))
     for test in shuffled.tensor_split(folds):
         others = torch.ones(len(volumes), dtype=torch.bool)
@@ -232,8 +231,8 @@ def mask_test(
         mean = shares[others].mean(0)
         kept["map"][test] = strongest(mean[None], fraction, within=within, seed=seed)
         for i in test.tolist():
-            moved = _shifted(mean, runtime.generator(seed, i))
-            kept["random"][i] = strongest(moved[None], fraction, within=within, seed=seed)[0]
+            control = moved(mean, inside[i], runtime.generator(seed, i))
+            kept["elsewhere"][i] = strongest(control[None], fraction, within=within, seed=seed)[0]
 
     shown = {("whole", "none"): volumes}
     for area, mask in kept.items():
@@ -251,15 +250,6 @@ def mask_test(
         }
         parts.append(pd.DataFrame(rows))
     return pd.concat(parts, ignore_index=True)
-
-
-def _shifted(values: Float[Tensor, "1 x y z"], generator: torch.Generator) -> Tensor:
-    # By a quarter of the volume at least, around the edges: away from where it was.
-    amounts = [
-        int(torch.randint(n // 4, n - n // 4 + 1, (1,), generator=generator))
-        for n in values.shape[1:]
-    ]
-    return values.roll(amounts, dims=(1, 2, 3))
 
 
 def _probabilities(

@@ -56,7 +56,7 @@ def strongest(
         raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
     inside = counted(maps, within)
     warn_of_zero_maps(maps, inside)
-    chosen = torch.zeros_like(inside)
+    chosen = torch.zeros(maps.shape, dtype=torch.bool)
     for i in range(len(maps)):
         order = ranked(maps[i], inside[i], runtime.generator(seed, i))
         chosen[i].view(-1)[order[: max(1, round(fraction * len(order)))]] = True

@@ -8,6 +8,12 @@ from torch import nn
 
 from helpers import evaluation, models
 
+
+def ellipsoid(shape):
+    centers = torch.meshgrid(*(torch.linspace(-1.25, 1.25, n) for n in shape), indexing="ij")
+    return (sum(c.square() for c in centers) < 1)[None]
+
+
 SHAPE = (6, 7, 8)  # 336 voxels
 
 
@@ -50,6 +56,28 @@ def ones(subjects):
     volumes = torch.ones(subjects, 1, 13, 14, 16)
     volumes[:, :, 12] = 0
     return volumes
+
+
+class Edges(nn.Module):
+    """The logit of class 1 falls with the steps of intensity, wherever; of class 0, it is 0."""
+
+    def __init__(self, even):
+        super().__init__()
+        self.even = nn.Parameter(torch.tensor(float(even)))  # steps that make both classes alike
+
+    def forward(self, volumes):
+        steps = sum(volumes.diff(dim=axis).abs().flatten(1).sum(1) for axis in (2, 3, 4))
+        logit = (self.even - steps) / 200
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+def brains(subjects):
+    """Brains of ones, a quarter of a volume of air, and for each a map that is one clump."""
+    inside = ellipsoid((26, 32, 24))
+    volumes = inside.float().expand(subjects, 1, -1, -1, -1).clone()
+    clump = torch.zeros(inside.shape)
+    clump[:, 8:13, 18:24, 7:12] = 1
+    return volumes, (clump * inside).expand(volumes.shape).clone()
 
 
 def curve(table, subject, name, order="map"):
@@ -115,8 +143,24 @@ def test_a_true_map_beats_the_same_map_elsewhere():
     model, maps = Sum(weights), weights.expand(volumes.shape)
     areas = evaluation.area_under_curve(evaluation.faithfulness(model, volumes, maps, 1, steps=16))
     mean = areas.groupby(["curve", "order"])["area"].mean()
-    assert mean["deletion", "map"] < mean["deletion", "random"] - 0.1
-    assert mean["insertion", "map"] > mean["insertion", "random"] + 0.1
+    assert mean["deletion", "map"] < mean["deletion", "elsewhere"] - 0.1
+    assert mean["insertion", "map"] > mean["insertion", "elsewhere"] + 0.1
+
+
+def test_the_control_takes_away_as_much_and_as_clumped():
+    """A network that sees edges and no places cannot tell a map from its control."""
+    volumes, maps = brains(4)
+    steps = float(sum(volumes[0].diff(dim=axis).abs().sum() for axis in (1, 2, 3)))
+    share = float((maps[0] != 0).sum() / volumes[0].sum())
+    model, labels = Edges(steps + 400), torch.ones(4, dtype=torch.long)
+    table = evaluation.faithfulness(model, volumes, maps, labels, steps=round(1 / share))
+    first = table[table["fraction"].between(share / 2, 3 * share / 2)]
+    deleted = first.groupby(["curve", "order"])["probability"].mean()["deletion"]
+    # As many scattered voxels take it to 0.15, the clump itself to 0.76.
+    assert deleted["elsewhere"] == pytest.approx(deleted["map"], abs=0.1)
+    table = evaluation.mask_test(model, volumes, maps, labels, fraction=share, folds=2)
+    removed = table[table["action"] == "remove"].groupby("area")["probability"].mean()
+    assert removed["elsewhere"] == pytest.approx(removed["map"], abs=0.1)
 
 
 def test_only_voxels_within_are_deleted(volumes):
@@ -181,7 +225,7 @@ def test_mask_test_has_a_control_of_equal_area_elsewhere():
     table = evaluation.mask_test(place, volumes, maps, labels, fraction=48 / 2688)
     accuracy = table.groupby(["action", "area"])["correct"].mean()
     assert accuracy["keep", "map"] == 1
-    assert accuracy["keep", "random"] == 0
+    assert accuracy["keep", "elsewhere"] == 0
 
 
 @pytest.mark.usefixtures("unchecked")

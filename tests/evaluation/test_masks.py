@@ -32,6 +32,12 @@ def test_strongest_of_the_voxels_that_count(maps):
     assert torch.equal(evaluation.strongest(maps, 1.0, within=within), within)
 
 
+def test_masks_in_any_order_of_memory(maps):
+    within = (maps[:1] > 0).permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
+    expected = evaluation.strongest(maps, 0.1, within=within.contiguous())
+    assert torch.equal(evaluation.strongest(maps, 0.1, within=within), expected)
+
+
 def test_equals_come_in_random_order():
     """In file order, a map of equals would always choose the same corner."""
     flat = torch.ones(1, 1, 12, 14, 16)
