@@ -24,6 +24,8 @@ grids, fields
     Voxel grids and NIfTI; deformations and their Jacobians.
 results
     Committed results of long computations.
+keyed, processes
+    Files that know what they were made from; which processes share the work.
 runtime
     Profile, device, seeds, progress, safe files.
 errors

@@ -4,7 +4,6 @@ Each scan's files are written all or nothing and its record last, so that an int
 on where it stopped and several processes share the work without getting in each other's way.
 """
 
-import hashlib
 import inspect
 import json
 import warnings
@@ -19,13 +18,13 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers import anatomy, attribution, evaluation, grids, models, runtime
+from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts import bids, preprocessing
 from helpers.cohorts.scans import Scan, find_scans, load_scan, to_scan
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
-from helpers.models.training import launched_fabric
+from helpers.processes import launched_fabric
 from helpers.viewers.sheet import sheet
 
 # What a scan's name is followed by. The record comes last, so a scan with one is finished.
@@ -118,7 +117,7 @@ def explain_folder(
     explain = _explainer(model, method, layer, progress and fabric.world_size == 1)
     model.to(fabric.device)
     settings = {
-        "weights_sha256": _fingerprint(model),
+        "weights_sha256": keyed.fingerprint(model),
         "method": method,
         "target": target or "predicted",
         "layer": layer,
@@ -300,14 +299,6 @@ def _check_settings(path: Path, settings: dict) -> None:
             f"{path.parent} holds maps that were made with {found}, this run has {settings}; "
             f"name another output folder"
         )
-
-
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _write_json(path: Path, content: dict) -> None:
