@@ -86,10 +86,10 @@ def main() -> None:
     )
 
 
-def together(task: str, seeds) -> recipes.Together:
+def together(task: str, seeds) -> models.Ensemble:
     """Return the networks of a task as one, channels last in memory: the same, faster."""
     networks = [models.pretrained(task, seed=seed) for seed in seeds]
-    return recipes.Together(networks).to(memory_format=torch.channels_last_3d).eval()
+    return models.Ensemble(networks).to(memory_format=torch.channels_last_3d).eval()
 
 
 def planted(task: str, brain) -> torch.Tensor:

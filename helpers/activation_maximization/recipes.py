@@ -15,8 +15,6 @@
 smooth, and at every step the network sees another head that is deformed in the same way.
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from scipy import ndimage
@@ -138,8 +136,8 @@ def warped(
     Parameters
     ----------
     network : Module
-        As a rule `Together` of several that were trained alike: what only one of them wants is
-        more often a quirk than anatomy.
+        As a rule a `helpers.models.Ensemble` of several that were trained alike: what only one of
+        them wants is more often a quirk than anatomy.
     points : tuple of int
         Control points of the velocity, default one about every 16 mm.
     roughness : float
@@ -154,7 +152,7 @@ def warped(
     --------
     >>> from helpers import anatomy, models
     >>> from helpers.activation_maximization import class_margin, recipes
-    >>> network = recipes.Together([models.pretrained("sex", seed=k) for k in (0, 1)])
+    >>> network = models.Ensemble([models.pretrained("sex", seed=k) for k in (0, 1)])
     >>> found = recipes.warped(network, class_margin(1), anatomy.template(), steps=2)
     >>> tuple(found.image.displacement().shape)
     (1, 3, 48, 56, 48)
@@ -171,20 +169,6 @@ def warped(
         snapshots=snapshots,
         progress=progress,
     )
-
-
-class Together(nn.Module):
-    """Several networks as one: the mean of their logits."""
-
-    def __init__(self, networks: Sequence[nn.Module]):
-        super().__init__()
-        if not networks:
-            raise ValueError("expected one network or more")
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, volumes: Float[Tensor, "image 1 x y z"]) -> Float[Tensor, "image classes"]:
-        """Return the mean logits."""
-        return torch.stack([network(volumes) for network in self.networks]).mean(0)
 
 
 def moved_activation(

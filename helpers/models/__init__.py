@@ -1,6 +1,7 @@
 """Networks, their training, honest baselines and pretrained weights."""
 
 from helpers.models.baselines import baselines
+from helpers.models.ensemble import Ensemble
 from helpers.models.pretrained import WEIGHTS, load_weights, pretrained, save_pretrained
 from helpers.models.registry import NETWORKS, build, layer, layers
 from helpers.models.scores import predict, scores
@@ -9,6 +10,7 @@ from helpers.models.training import flips, train
 __all__ = [
     "NETWORKS",
     "WEIGHTS",
+    "Ensemble",
     "baselines",
     "build",
     "flips",

@@ -77,14 +77,6 @@ def test_warped_moves_the_template_and_nothing_else(brain, model):
     assert torch.equal(found.volume, again.volume)
 
 
-def test_together_is_the_mean_of_the_logits(brain, model):
-    other = models.build("course", 5, brain.grid.shape, seed=2).eval()
-    both = recipes.Together([model, other])(brain.t1[None])
-    torch.testing.assert_close(both, (model(brain.t1[None]) + other(brain.t1[None])) / 2)
-    with pytest.raises(ValueError, match="one network or more"):
-        recipes.Together([])
-
-
 def test_no_start(brain, model):
     with pytest.raises(ValueError, match="one start or more, got 0"):
         recipes.readable(model, class_margin(1), brain, starts=0)
