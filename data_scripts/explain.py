@@ -25,7 +25,7 @@ from torch import nn
 
 from helpers import anatomy, attribution, models
 from helpers.explain_folder import explain_folder, model_grid
-from helpers.models.training import launched_fabric
+from helpers.processes import launched_fabric
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

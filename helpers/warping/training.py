@@ -7,8 +7,8 @@ nothing to do, and a simulator has to learn this as well.
 
 import copy
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +17,11 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from helpers import fields, models, runtime
+from helpers import fields, models, processes, runtime
 from helpers.cohorts import Cohort
-from helpers.models import training as classifiers
+from helpers.keyed import fingerprint
+from helpers.models import engine
+from helpers.models.checkpoints import checkpoint_for, data_key
 from helpers.warping import losses
 from helpers.warping.simulators import (
     DIRECTIONS,
@@ -29,7 +31,10 @@ from helpers.warping.simulators import (
     signs,
 )
 
-_ORDER, _START = range(2)  # independent random streams of one seed
+# What the classifiers say of volumes: one number a subject and network, in units of the distance
+# between the mean logits of the two classes.
+Readers = Callable[[Float[Tensor, "subject 1 x y z"]], Float[Tensor, "subject network"]]
+_START = 1  # a random stream of the seed that the engine leaves to the simulator
 _START_SUBJECTS = 64
 
 
@@ -61,7 +66,8 @@ def train_simulator(
     cohort : Cohort
         Labels 0, without the disease, and 1, with it.
     simulator : Simulator or TwoSimulators, optional
-        Trained in place; default a new `Simulator` with the seed's weights.
+        Trained in place; default a new `Simulator` with the seed's weights. One that has never been
+        trained begins with one velocity for all; one that was goes on from where it is.
     strengths : mapping, optional
         Strengths of terms that replace those of `helpers.warping.STRENGTHS`; 0 leaves a term out.
     margin : float
@@ -72,7 +78,9 @@ def train_simulator(
         all processes together.
     checkpoint : path, optional
         Written after each epoch, all or nothing. If the file exists, training goes on from it and
-        ends with the same weights as a run that was never interrupted.
+        ends with the same weights as a run that was never interrupted. It belongs to the data, the
+        classifiers, the simulator's options and initial weights, the settings and the number of
+        processes that it was started with.
     seed : int
         Of the order of subjects, and of the weights of a new simulator.
     fabric : Fabric, optional
@@ -93,8 +101,8 @@ def train_simulator(
     ------
     ValueError
         If a classifier is in training mode, has not two logits, tells the classes apart worse than
-        a coin or gets nobody of a class right; if the cohort has one class only; if a checkpoint
-        belongs to other settings or a loss becomes NaN.
+        a coin or gets nobody of a class right; if the cohort has one class only; if a checkpoint is
+        damaged or belongs to another training, or a loss becomes NaN.
 
     Examples
     --------
@@ -112,117 +120,81 @@ def train_simulator(
             f"margin and learning_rate must be above 0, epochs and batch_size 1 or more; "
             f"got {margin}, {learning_rate}, {epochs} and {batch_size}"
         )
-    readers, logits, right = _read(model, cohort)
+    ensemble, distances, logits, right = _read(model, cohort)
+    readers = partial(_odds, ensemble, distances)
     cohort, logits = cohort[right], logits[right]
     if batch_size > len(cohort):
         raise ValueError(f"batch_size {batch_size} is more than the {len(cohort)} usable subjects")
-    fabric = fabric or classifiers.launched_fabric()
-    if batch_size % fabric.world_size:
-        raise ValueError(f"batch_size {batch_size} must divide by {fabric.world_size} processes")
+    fabric = fabric or processes.launched_fabric()
     simulator = Simulator(cohort.grid.shape, seed=seed) if simulator is None else simulator
-    simulator.train().to(fabric.device)
-    readers.to(fabric.device)
-    resumed = checkpoint is not None and Path(checkpoint).exists()
-    if not resumed:
-        _start(simulator, readers, cohort, logits, margin, batch_size, seed)
-    optimizer = torch.optim.Adam(simulator.parameters(), lr=learning_rate)
-    parallel, optimizer = fabric.setup(simulator, optimizer)
-    settings = {
-        "simulator": type(simulator).__name__,
-        "strengths": strengths,
-        "margin": margin,
+    cycle = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
-        "subjects": len(cohort),
     }
-    history: list[dict] = []
-    if resumed:
-        history, _ = classifiers.load_checkpoint(checkpoint, simulator, optimizer, settings)
-    steps = len(cohort) // batch_size
+    start = checkpoint_for(
+        checkpoint,
+        fabric,
+        lambda: {
+            **cycle,
+            "margin": margin,
+            **{f"strength of {name}": strength for name, strength in strengths.items()},
+            **data_key("training", cohort),
+            "classifiers": fingerprint(readers),
+            "simulator": fingerprint(simulator),
+        },
+    )
+    simulator.to(fabric.device)
+    ensemble.to(fabric.device)
+    if start is None or not start.path.exists():
+        _start(simulator.train(), readers, cohort, logits, margin, batch_size, seed)
+    optimizer = torch.optim.Adam(simulator.parameters(), lr=learning_rate)
 
-    while len(history) < epochs:
-        epoch, started = len(history), time.perf_counter()
-        order = torch.randperm(len(cohort), generator=runtime.generator(seed, _ORDER, epoch))
-        batches = order[: steps * batch_size].view(steps, batch_size)
-        bar = runtime.progress(
-            batches, label=f"epoch {epoch + 1}/{epochs}", show=progress and fabric.is_global_zero
-        )
-        rows = []
-        for step, batch in enumerate(bar):
-            mine = batch[fabric.global_rank :: fabric.world_size]
-            volumes, before = fabric.to_device((cohort.volumes[mine], logits[mine]))
-            for group in optimizer.param_groups:
-                rate = classifiers.one_cycle(epoch * steps + step, epochs * steps, learning_rate)
-                group["lr"] = rate
-            terms, success = _terms(
-                parallel, readers, volumes, cohort.labels[mine], before, margin, strengths
-            )
-            total = sum(terms.values())
-            optimizer.zero_grad()
-            fabric.backward(total)
-            optimizer.step()
-            row = {**terms, "total": total, "success": success}
-            rows.append({name: float(value.detach()) for name, value in row.items()})
-            bar.set_postfix(total=f"{rows[-1]['total']:.3f}")
-        means = torch.tensor(pd.DataFrame(rows).mean().tolist())
-        means = fabric.all_reduce(means, reduce_op="mean").tolist()
-        history.append(
-            {
-                "epoch": epoch + 1,
-                **dict(zip(rows[0], means, strict=True)),
-                "seconds": time.perf_counter() - started,
-            }
-        )
-        if not math.isfinite(history[-1]["total"]):
-            raise ValueError(
-                f"the loss became {history[-1]['total']} in epoch {epoch + 1}; lower the learning "
-                f"rate ({learning_rate})"
-            )
-        if checkpoint is not None:
-            if fabric.is_global_zero:
-                classifiers.save_checkpoint(checkpoint, simulator, optimizer, settings, history, {})
-            fabric.barrier()
-    return simulator.cpu().eval(), pd.DataFrame(history)
+    def step(network: nn.Module, batch: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+        volumes, before = fabric.to_device((cohort.volumes[batch], logits[batch]))
+        labels = cohort.labels[batch]
+        return _terms(network, readers, volumes, labels, before, margin, strengths)
+
+    history = engine.fit(
+        simulator,
+        optimizer,
+        step,
+        minimise="total",
+        subjects=len(cohort),
+        **cycle,
+        fabric=fabric,
+        checkpoint=start,
+        progress=progress,
+    )
+    return simulator.cpu(), history
 
 
-class Readers(nn.Module):
-    """Classifiers whose logits have one unit: 1 lies between a typical control and patient.
+def _odds(
+    ensemble: models.Ensemble,
+    distances: Sequence[float],
+    volumes: Float[Tensor, "subject 1 x y z"],
+) -> Float[Tensor, "subject network"]:
+    """Return the logit of the disease over that of health, as each network sees it.
 
-    Parameters
-    ----------
-    networks : sequence of Module
-        Copied, in evaluation mode and frozen.
-    distances : sequence of float
-        Between the mean logits of the two classes, one for each network.
+    In one unit for all: 1 lies between the mean logits of the two classes.
     """
-
-    def __init__(self, networks: Sequence[nn.Module], distances: Sequence[float]):
-        super().__init__()
-        self.networks = nn.ModuleList(copy.deepcopy(net) for net in networks)
-        self.distances = tuple(distances)
-        self.eval().requires_grad_(False)
-
-    def forward(
-        self, volumes: Float[Tensor, "subject 1 x y z"]
-    ) -> Float[Tensor, "subject network"]:
-        """Return the logit of the disease over that of health, as each network sees it."""
-        logits = [net(volumes) for net in self.networks]
-        odds = [(z[:, 1] - z[:, 0]) / d for z, d in zip(logits, self.distances, strict=True)]
-        return torch.stack(odds, dim=1)
+    odds = [(z[:, 1] - z[:, 0]) / d for z, d in zip(ensemble.each(volumes), distances, strict=True)]
+    return torch.stack(odds, dim=1)
 
 
 def _start(simulator, readers, cohort, logits, margin, batch_size, seed) -> None:
     """Begin with one velocity for all: straight down the slope of the shift, as long as asked for.
 
     Adam would move every control point equally far, however little it matters; along the slope, a
-    point moves as far as it matters.
+    point moves as far as it matters. A simulator that has a common velocity already keeps it.
     """
+    commons = [net.common for net in simulator.modules() if isinstance(net, VelocityNetwork)]
+    if any(common.any() for common in commons):
+        return
     order = torch.randperm(len(cohort), generator=runtime.generator(seed, _START))
     order = order[:_START_SUBJECTS]
     device = next(simulator.parameters()).device
-    commons = [net.common for net in simulator.modules() if isinstance(net, VelocityNetwork)]
     slopes = [torch.zeros_like(common) for common in commons]
     for batch in order.split(batch_size):
         asked, _, sign = _asked(cohort.labels[batch])
@@ -252,8 +224,8 @@ def _terms(
     before: Tensor,
     margin: float,
     strengths: Mapping[str, float],
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return each term times its strength as a mean over the batch, and the share of successes."""
+) -> dict[str, Tensor]:
+    """Return each term times its strength as a mean over the batch, their sum and the successes."""
     asked, opposite, sign = _asked(labels)
     sign = sign.to(volumes)
     there = parallel(volumes, asked)
@@ -277,13 +249,13 @@ def _terms(
     zero = volumes.new_zeros(1)
     terms = {name: s * values.get(name, zero).mean() for name, s in strengths.items()}
     success = (sign[:, None] * (after - before).detach() > 0).float().mean()
-    return terms, success
+    return {**terms, "total": sum(terms.values()), "success": success}
 
 
 def _read(
     model: nn.Module | Sequence[nn.Module], cohort: Cohort
-) -> tuple[Readers, Float[Tensor, "subject network"], Tensor]:
-    """Return the classifiers, what they say of every subject, and whom all of them get right."""
+) -> tuple[models.Ensemble, list[float], Float[Tensor, "subject network"], Tensor]:
+    """Return the classifiers, frozen; their units, their odds of everybody; whom all get right."""
     networks = [model] if isinstance(model, nn.Module) else list(model)
     if not networks:
         raise ValueError("expected at least one classifier, got none")
@@ -313,4 +285,5 @@ def _read(
         odds.append(difference / distance)
     if not (right & ill).any() or not (right & ~ill).any():
         raise ValueError("no subject of one of the classes is right for all classifiers at once")
-    return Readers(networks, distances), torch.stack(odds, dim=1), right
+    frozen = models.Ensemble(copy.deepcopy(networks)).eval().requires_grad_(False)
+    return frozen, distances, torch.stack(odds, dim=1), right

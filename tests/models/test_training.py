@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import safetensors.torch
+import small
 import torch
 
 from helpers import cohorts, grids, models
-from helpers.models import training
 
 
 @pytest.fixture(scope="module")
@@ -35,38 +34,6 @@ def test_training_learns_the_tag_and_is_reproducible(cohort):
     assert torch.equal(weights(model), weights(again))
     other, _ = fit(cohort, epochs=30, seed=1)
     assert not torch.equal(weights(model), weights(other))
-
-
-def test_resuming_after_a_kill_gives_the_uninterrupted_run(cohort, tmp_path, monkeypatch):
-    options = {"epochs": 4, "validation": cohort, "augment": models.flips}
-    whole, history = fit(cohort, **options)
-    path = tmp_path / "run.safetensors"
-    real_save = training.save_checkpoint
-
-    def killed_after_two_epochs(*arguments):
-        real_save(*arguments)
-        if len(arguments[4]) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "save_checkpoint", killed_after_two_epochs)
-    with pytest.raises(KeyboardInterrupt):
-        fit(cohort, checkpoint=path, **options)
-    monkeypatch.setattr(training, "save_checkpoint", real_save)
-    # A model with other starting weights shows that the checkpoint's are used.
-    resumed, resumed_history = fit(cohort, checkpoint=path, model_seed=9, **options)
-    assert torch.equal(weights(whole), weights(resumed))
-    columns = ["loss", "accuracy", "validation_loss"]
-    assert resumed_history[columns].equals(history[columns])
-
-
-def test_a_foreign_or_damaged_checkpoint_is_refused(cohort, tmp_path):
-    path = tmp_path / "run.safetensors"
-    fit(cohort, epochs=1, checkpoint=path)
-    with pytest.raises(ValueError, match="belongs to a run with .*'epochs': 1"):
-        fit(cohort, epochs=2, checkpoint=path)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ValueError, match="is not a checkpoint of this course"):
-        fit(cohort, epochs=1, checkpoint=path)
 
 
 def test_the_best_epoch_is_kept_and_patience_stops(cohort):
@@ -106,11 +73,23 @@ def test_bad_requests(cohort):
         fit(cohort, learning_rate=1e12, epochs=3)
 
 
+def test_one_broken_batch_is_enough_to_stop():
+    people = small.cohort(16)
+
+    def breaking(volumes, generator):  # one subject of one batch
+        volumes[0, 0, 0, 0, 0] = float("nan") if breaking.calls == 1 else 0.0
+        breaking.calls += 1
+        return volumes
+
+    breaking.calls = 0
+    with pytest.raises(ValueError, match="the loss became nan in epoch 1; lower the learning"):
+        models.train(small.Net(), people, batch_size=4, augment=breaking, progress=False)
+
+
 TWO_PROCESSES = """
 import sys
 import torch
 from helpers import cohorts, grids, models
-from helpers.models import training
 
 torch.set_num_threads(1)
 cohort = cohorts.simulate("shortcut", subjects=24, grid=grids.mni(8.0))
@@ -158,10 +137,3 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert two["accuracy"] == pytest.approx(one["accuracy"])
     for a, b in zip(one["weights"], two["weights"], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-
-
-def test_checkpoints_hold_no_pickle(cohort, tmp_path):
-    path = tmp_path / "run.safetensors"
-    fit(cohort, epochs=1, checkpoint=path)
-    assert safetensors.torch.load_file(path)
-    assert not list(tmp_path.glob(".unfinished*"))

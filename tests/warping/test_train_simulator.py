@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from helpers import cohorts, fields, grids, models, warping
-from helpers.models import training as classifiers
+from helpers.models.checkpoints import Checkpoint
 from helpers.warping import training
 
 
@@ -91,27 +91,70 @@ def test_the_same_seed_gives_the_same_simulator(meter, cohort):
 
 
 def test_resuming_after_a_kill_gives_the_uninterrupted_run(meter, cohort, tmp_path, monkeypatch):
-    whole, history = fit(meter, cohort, epochs=3)
-    path = tmp_path / "run.safetensors"
-    real_save = classifiers.save_checkpoint
+    whole, history = fit(meter, cohort, epochs=2)
+    path, real_save = tmp_path / "run.safetensors", Checkpoint.save
 
-    def killed_after_two_epochs(*arguments):
-        real_save(*arguments)
-        if len(arguments[4]) == 2:
-            raise KeyboardInterrupt
+    def killed(checkpoint, progress):
+        real_save(checkpoint, progress)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(classifiers, "save_checkpoint", killed_after_two_epochs)
+    monkeypatch.setattr(Checkpoint, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit(meter, cohort, epochs=3, checkpoint=path)
-    monkeypatch.setattr(classifiers, "save_checkpoint", real_save)
-    # A simulator with other starting weights shows that the checkpoint's are used.
-    other = warping.Simulator(cohort.grid.shape, seed=9)
-    resumed, resumed_history = fit(meter, cohort, epochs=3, checkpoint=path, simulator=other)
+        fit(meter, cohort, epochs=2, checkpoint=path)
+    monkeypatch.setattr(Checkpoint, "save", real_save)
+    resumed, resumed_history = fit(meter, cohort, epochs=2, checkpoint=path)
     assert torch.equal(weights(whole), weights(resumed))
-    columns = [*warping.STRENGTHS, "total", "success"]
-    assert resumed_history[columns].equals(history[columns])
-    with pytest.raises(ValueError, match="belongs to a run with .*'margin': 1.0"):
-        fit(meter, cohort, epochs=3, checkpoint=path, margin=0.5)
+    measured = [*warping.STRENGTHS, "total", "success"]
+    assert resumed_history[measured].equals(history[measured])
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "finished.safetensors"
+    fit(known(cohort), cohort, epochs=1, checkpoint=path)
+    return path
+
+
+OTHERS = {
+    "training volumes": lambda people: {"cohort": replace(people, volumes=1.01 * people.volumes)},
+    "training labels": lambda people: {
+        "meter": known(people, shift=1e-6, gain=-1.0),
+        "cohort": replace(people, labels=1 - people.labels),
+    },
+    "classifiers": lambda people: {"meter": known(people, shift=1e-6)},
+    "classifiers, one more": lambda people: {"meter": [known(people), known(people)]},
+    "simulator, initial weights": lambda people: {
+        "simulator": warping.Simulator(people.grid.shape, seed=1)
+    },
+    "simulator, field": lambda people: {
+        "simulator": warping.Simulator(people.grid.shape, field="displacement")
+    },
+    "simulator, blur": lambda people: {
+        "simulator": warping.Simulator(people.grid.shape, blur_voxels=1.0)
+    },
+    "simulator, two": lambda people: {"simulator": warping.TwoSimulators(people.grid.shape)},
+    "margin": lambda people: {"margin": 0.5},
+    "strength of cycle": lambda people: {"strengths": {"cycle": 0.0}},
+    "learning_rate": lambda people: {"learning_rate": 1e-4},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_training_is_refused_by_what_differs(finished, meter, cohort, name):
+    asked = {"meter": meter, "cohort": cohort, "epochs": 1, **OTHERS[name](cohort)}
+    with pytest.raises(ValueError, match=f"{name.split(',')[0]} is .* in the file and .* now"):
+        fit(**asked, checkpoint=finished)
+
+
+@pytest.mark.parametrize("kind", [warping.Simulator, warping.TwoSimulators])
+def test_only_a_fresh_simulator_gets_a_start(meter, cohort, kind):
+    """Trained on with a learning rate of almost zero, a trained one stays as it is."""
+    simulator, _ = fit(meter, cohort, simulator=kind(cohort.grid.shape), epochs=1)
+    before = weights(simulator)
+    commons = [value for name, value in simulator.named_parameters() if name.endswith("common")]
+    assert all(common.norm() > 0.1 for common in commons)
+    again, _ = fit(meter, cohort, simulator=simulator, epochs=1, learning_rate=1e-12)
+    torch.testing.assert_close(weights(again), before, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("strengths", [{"cycle": 0.0, "identity": 0.0}, {"smoothness": 0.0}])
@@ -129,21 +172,22 @@ def test_two_simulators_and_a_direct_displacement_train_as_well(meter, cohort):
 
 
 def test_only_subjects_that_all_classifiers_get_right_are_used(meter, cohort):
-    _, logits, usable = training._read(meter, cohort)
+    _, _, logits, usable = training._read(meter, cohort)
     assert torch.equal(usable, right(meter, cohort))
     mistaken = usable.nonzero()[:2, 0]
     labels = cohort.labels.clone()
     labels[mistaken] = 1 - labels[mistaken]
-    _, _, fewer = training._read(meter, replace(cohort, labels=labels))
+    _, _, _, fewer = training._read(meter, replace(cohort, labels=labels))
     assert not fewer[mistaken].any()
     assert int(fewer.sum()) == int(usable.sum()) - 2
     strict = known(cohort, shift=0.4)  # calls fewer people ill
-    _, _, both = training._read([meter, strict], cohort)
+    _, _, _, both = training._read([meter, strict], cohort)
     assert torch.equal(both, usable & right(strict, cohort))
     assert int(both.sum()) < int(usable.sum())
     # One unit lies between the mean logits of the classes, whatever the classifier's own scale.
-    louder, _, _ = training._read(known(cohort, gain=50.0), cohort)
-    torch.testing.assert_close(louder(cohort.volumes), logits, atol=1e-4, rtol=1e-4)
+    ensemble, distances, _, _ = training._read(known(cohort, gain=50.0), cohort)
+    louder = training._odds(ensemble, distances, cohort.volumes)
+    torch.testing.assert_close(louder, logits, atol=1e-4, rtol=1e-4)
     distance = logits[cohort.labels == 1].mean() - logits[cohort.labels == 0].mean()
     assert float(distance) == pytest.approx(1.0, abs=1e-4)
 

@@ -1,0 +1,94 @@
+"""Which processes share the work: one, several on a machine, or several machines.
+
+Lightning Fabric places tensors and adds up gradients. It has to be told how many machines and
+processes there are, and the launcher's environment knows: ``torchrun`` and ``fabric run`` (any
+number of machines), or SLURM's ``srun``.
+"""
+
+import os
+import re
+import warnings
+
+import torch
+from lightning_fabric import Fabric
+
+from helpers import runtime
+
+# Set by launchers that are not understood here: better to stop than to do all work several times.
+_OTHER_LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+
+# Processes on each machine, what srun says of its own step first.
+_SLURM_COUNTS = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+
+
+def launched_fabric() -> Fabric:
+    """Return the engine: the GPU if there is one, and all processes that a launcher started.
+
+    Raises
+    ------
+    ValueError
+        If the launcher is unknown, or machines run different numbers of processes.
+
+    Examples
+    --------
+    >>> from helpers import processes
+    >>> fabric = processes.launched_fabric()
+    >>> fabric.global_rank, fabric.world_size
+    (0, 1)
+    """
+    machines, each = _layout(os.environ)
+    fabric = Fabric(
+        num_nodes=machines,
+        devices=each,
+        strategy="ddp" if machines * each > 1 else "auto",
+        precision=runtime.profile().precision if torch.cuda.is_available() else "32-true",
+    )
+    if os.environ.get("LT_CLI_USED") != "1":  # fabric run has launched already
+        fabric.launch()
+    return fabric
+
+
+def _layout(environment) -> tuple[int, int]:
+    """Return the number of machines, and of processes on each."""
+    if "LOCAL_WORLD_SIZE" in environment:  # torchrun and fabric run
+        total, each = (int(environment[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        if total % each:
+            raise ValueError(
+                f"every machine must start the same number of processes; this one has {each}, "
+                f"all together have {total}"
+            )
+        return total // each, each
+    if int(environment.get("SLURM_NTASKS", 1)) > 1 and not _interactive(environment):
+        return _slurm_layout(environment)
+    for name in _OTHER_LAUNCHERS:
+        if int(environment.get(name, 1)) > 1:
+            raise ValueError(
+                f"{name} says that {environment[name]} processes were started, by a launcher that "
+                f"is not supported: start them with torchrun, fabric run or srun"
+            )
+    return 1, 1
+
+
+def _slurm_layout(environment) -> tuple[int, int]:
+    tasks, machines = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
+    known = [name for name in _SLURM_COUNTS if name in environment]
+    counts = environment[known[0]] if known else ""
+    each = re.fullmatch(r"(\d+)(\(x\d+\))?", counts)  # "2" or "2(x3)"; uneven ones read "2,1"
+    if each is None or int(each[1]) * machines != tasks:
+        raise ValueError(
+            f"SLURM started {tasks} processes on {machines} machines ({counts!r} on each), and "
+            f"every machine needs the same number: set --nodes and --ntasks-per-node"
+        )
+    if "SLURM_STEP_ID" not in environment:
+        warnings.warn(
+            f"SLURM reserved {tasks} tasks, but this process does not look as if srun had started "
+            f"it, and waits for the others: write `srun python ...`",
+            stacklevel=3,
+        )
+    os.environ["SLURM_NTASKS_PER_NODE"] = each[1]  # Fabric insists, also after `srun -n 2`
+    return machines, int(each[1])
+
+
+def _interactive(environment) -> bool:
+    """Say whether this is a shell or notebook inside a reservation, as Fabric sees it."""
+    return environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
