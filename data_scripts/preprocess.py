@@ -18,6 +18,7 @@ import pandas as pd
 
 from helpers import grids, runtime
 from helpers.cohorts import bids, preprocessing
+from helpers.cohorts.report import QUALITY
 from helpers.errors import BrokenScanError
 
 
@@ -43,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mask = bids.find_mask(options.folder, options.masks, row)
             _, report = preprocessing.cached(scan, options.out, grid=grid, mask=mask)
             row["file"] = preprocessing.kept_name(scan, grid, mask)
-            row |= {column: report[field] for column, field in bids.COLUMNS.items()}
+            row |= report.quality()
         except (BrokenScanError, FileNotFoundError) as error:
             row["problem"] = str(error)
-    columns = ["participant_id", "session", "scan", "file", *bids.COLUMNS, "problem"]
+    columns = ["participant_id", "session", "scan", "file", *QUALITY, "problem"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     with runtime.replacing(options.out / "scans.csv") as unfinished:
         table.to_csv(unfinished, index=False)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts import bids, preprocessing
+from helpers.cohorts.report import QUALITY
 from helpers.cohorts.scans import Scan, find_scans, load_scan, to_scan
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
@@ -144,7 +145,7 @@ def explain_folder(
             record = {"problem": str(error)}
         else:
             found, explained_map = _explained(model, loaded.volume, explain, target)
-            record = {**found, **_place(explained_map, grid), **_quality(loaded.report)}
+            record = {**found, **_place(explained_map, grid), **loaded.report.quality()}
             _write_maps(output / name, explained_map, loaded, grid)
             lines = [method, *_in_words(record)]
             _write_picture(output / f"{name}{PICTURE}", loaded, explained_map, grid, name, lines)
@@ -219,10 +220,6 @@ def _place(explained_map: Tensor, grid: Grid) -> dict:
     return {"strongest": float(values[peak]), **where}
 
 
-def _quality(report: dict) -> dict:
-    return {column: report.get(field) for column, field in bids.COLUMNS.items()}
-
-
 def _in_words(record: dict) -> list[str]:
     return [
         f"predicted: {record['predicted']}, p = {record['predicted_probability']:.2f}",
@@ -233,7 +230,8 @@ def _in_words(record: dict) -> list[str]:
 
 def _write_maps(path: Path, explained_map: Tensor, scan: Scan, grid: Grid) -> None:
     grids.save(explained_map, grid, path.with_name(path.name + MNI_MAP))
-    grids.save(to_scan(explained_map, scan, grid), scan.native, path.with_name(path.name + MAP))
+    native = to_scan(explained_map, scan.report, grid)
+    grids.save(native, scan.report.native, path.with_name(path.name + MAP))
 
 
 def _write_picture(path: Path, scan: Scan, explained_map: Tensor, grid, name, lines) -> None:
@@ -269,7 +267,7 @@ def _write_tables(output: Path, table: pd.DataFrame, grid: Grid, atlas: Atlas) -
 
 def _read_records(output: Path, scans: list[dict]) -> pd.DataFrame:
     columns = ["name", "scan", "problem", "predicted", "predicted_probability", "explained"]
-    columns += ["explained_probability", "strongest", "x_mm", "y_mm", "z_mm", *bids.COLUMNS]
+    columns += ["explained_probability", "strongest", "x_mm", "y_mm", "z_mm", *QUALITY]
     records = [
         {"name": scan["name"], **json.loads((output / f"{scan['name']}{RECORD}").read_text())}
         for scan in scans

@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from helpers import anatomy, attribution, cohorts, explain_folder, grids, models
-from helpers.cohorts.scans import Scan, find_scans, to_scan
+from helpers.cohorts.report import Report
+from helpers.cohorts.scans import find_scans, to_scan
 from helpers.grids import Grid
 
 SCRIPT = Path(__file__).parent.parent / "data_scripts" / "explain.py"
@@ -33,6 +34,7 @@ NATIVE = Grid((73, 75, 69), OBLIQUE)
 # Takes the scanner's millimetres to MNI millimetres: the head is smaller and lies elsewhere.
 TO_MNI = np.diag([1.06, 1.03, 1.05, 1.0])
 TO_MNI[:3, 3] = [-4, 6, -8]
+REPORT = Report(NATIVE, TO_MNI, 0.5, None, 0.9, 1.1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,8 +150,7 @@ def test_on_the_models_voxels_the_map_is_the_methods_to_the_bit(cohort, output):
 def test_a_map_goes_back_through_the_registration():
     x, y, z = GRID.centers_mm()
     ramp = (x + 2 * y - z)[None]
-    scan = Scan(torch.zeros_like(ramp), NATIVE, TO_MNI, {"dice": None})
-    back = to_scan(ramp, scan, GRID)
+    back = to_scan(ramp, REPORT, GRID)
     indices = np.stack(np.meshgrid(*map(np.arange, NATIVE.shape), indexing="ij"), -1)
     in_mni = Grid(NATIVE.shape, TO_MNI @ NATIVE.affine)
     voxels = GRID.voxels(in_mni.millimetres(indices))
@@ -165,7 +166,7 @@ def test_a_map_without_negative_values_keeps_none():
     cam = torch.zeros(1, *GRID.shape)
     cam[0, 20:30, 20:30, 20:30] = 1.0
     cam[0, 24, 24, 24] = 0.5
-    back = to_scan(cam, Scan(cam, NATIVE, TO_MNI, {"dice": None}), GRID)
+    back = to_scan(cam, REPORT, GRID)
     assert back.min() == 0
     assert back.max() == 1
 

@@ -63,7 +63,9 @@ def write(path, text="whole"):
 )
 def test_what_cannot_be_written_is_named(tmp_path, place, reason):
     (tmp_path / "a file").write_text("in the way")
-    with pytest.raises(runtime.CannotWriteError, match=rf"cannot write .*{place[-40:]}: ({reason})"):
+    with pytest.raises(
+        runtime.CannotWriteError, match=rf"cannot write .*{place[-40:]}: ({reason})"
+    ):
         write(tmp_path / place)
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 

@@ -5,10 +5,13 @@ from helpers.cohorts.cohort import Cohort, Truth, concatenate
 from helpers.cohorts.deformations import planted_structures
 from helpers.cohorts.ixi import fetch_ixi, ixi
 from helpers.cohorts.leaks import audit_leaks, image_statistics
+from helpers.cohorts.report import Report
+from helpers.cohorts.scans import to_scan
 from helpers.cohorts.simulate import render, simulate
 
 __all__ = [
     "Cohort",
+    "Report",
     "Truth",
     "audit_leaks",
     "concatenate",
@@ -19,4 +22,5 @@ __all__ = [
     "planted_structures",
     "render",
     "simulate",
+    "to_scan",
 ]

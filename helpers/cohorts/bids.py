@@ -27,13 +27,6 @@ from helpers.cohorts.cohort import Cohort
 from helpers.errors import BrokenScanError, BrokenScansError, LeftOutWarning
 from helpers.grids import Grid
 
-# Columns added to a cohort's participants, and the fields of the report that they come from.
-COLUMNS = {
-    "mask_dice": "dice",
-    "template_correlation": "correlation",
-    "volume_ratio": "volume_ratio",
-}
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -95,8 +88,8 @@ def from_bids(
     cohort : Cohort
         One subject a scan, ordered by participant and session. ``participants`` has the table's
         columns and ``session``, ``scan``, ``mask_dice``, ``template_correlation`` and
-        ``volume_ratio`` (see `preprocessing.Report`); ``participants.attrs["problems"]`` lists
-        what was left out.
+        ``volume_ratio`` (see `report.Report`); ``participants.attrs["problems"]`` lists what was
+        left out. ``reports`` says how each scan was moved: `to_scan` brings maps back.
 
     Raises
     ------
@@ -157,11 +150,10 @@ def from_bids(
     if not volumes:
         raise ValueError(f"no scan of {folder} is left to load:\n{_listed(problems)}")
     participants = rows.iloc[kept].reset_index(drop=True)
-    for column, field in COLUMNS.items():
-        participants[column] = [report[field] for report in reports]
+    participants = participants.assign(**pd.DataFrame([report.quality() for report in reports]))
     labels = torch.tensor(participants.pop("_class").to_numpy(dtype=np.int64))
     participants.attrs["problems"] = [asdict(problem) for problem in problems]
-    return Cohort(torch.stack(volumes), labels, classes, participants, grid)
+    return Cohort(torch.stack(volumes), labels, classes, participants, grid, reports=reports)
 
 
 def find_scans(folder: str | Path) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from helpers import grids, runtime
+from helpers.cohorts.report import Report
 from helpers.grids import Grid
 
 
@@ -64,6 +65,8 @@ class Cohort(Dataset):
         What was planted; None for real scans with nothing planted.
     parameters : list, optional
         For simulated subjects, everything that made each of them.
+    reports : list of Report, optional
+        For real scans, how each was moved to MNI space; `cohorts.to_scan` brings maps back.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class Cohort(Dataset):
     grid: Grid
     truth: Truth | None = None
     parameters: Sequence[Any] | None = field(default=None, repr=False)
+    reports: Sequence[Report] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         grids.check_volumes(self.volumes, self.grid)
@@ -88,6 +92,8 @@ class Cohort(Dataset):
         }
         if self.truth is not None:
             counts["truth"] = len(self.truth.mask)
+        if self.reports is not None:
+            counts["reports"] = len(self.reports)
         if len(set(counts.values())) != 1:
             raise ValueError(f"every part of a cohort has one row a subject, got {counts}")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
@@ -121,6 +127,7 @@ class Cohort(Dataset):
             participants=self.participants.iloc[rows],
             truth=None if self.truth is None else self.truth[positions],
             parameters=None if self.parameters is None else [self.parameters[i] for i in rows],
+            reports=None if self.reports is None else [self.reports[i] for i in rows],
         )
 
     def split(
@@ -199,6 +206,9 @@ def concatenate(parts: Sequence[Cohort]) -> Cohort:
         parameters=None
         if any(part.parameters is None for part in parts)
         else [parameters for part in parts for parameters in part.parameters],
+        reports=None
+        if any(part.reports is None for part in parts)
+        else [report for part in parts for report in part.reports],
     )
 
 

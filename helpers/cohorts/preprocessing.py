@@ -8,7 +8,6 @@ network finds blur faster than anatomy.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from helpers import anatomy, grids, runtime
+from helpers import anatomy, grids
 from helpers.cohorts.intensities import standardise
+from helpers.cohorts.report import Report
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
@@ -36,38 +36,12 @@ VOLUME_RATIOS = (0.5, 2.5)
 _FULL = np.float32(100)
 
 
-@dataclass(frozen=True, eq=False)
-class Report:
-    """How the registration of one scan went.
-
-    Attributes
-    ----------
-    affine : ndarray of shape (4, 4)
-        Maps the scan's millimetres (RAS+) to MNI millimetres.
-    metric : float
-        Mattes mutual information with the template at the end, in nats; larger is better.
-    dice : float or None
-        Overlap of the moved brain mask and the template's, 0 to 1; None if no mask was given,
-        because the template's own mask then stands in.
-    correlation : float
-        Pearson correlation with the template's intensities inside the template's brain.
-    volume_ratio : float
-        Factor by which the affine enlarges the head: above 1 for heads smaller than the template.
-        Removing head size removes information (it differs between the sexes); here it is.
-    """
-
-    affine: Float[np.ndarray, "4 4"]
-    metric: float
-    dice: float | None
-    correlation: float
-    volume_ratio: float
-
-
 def preprocess(
     scan: str | Path | tuple[np.ndarray, Grid],
     *,
     grid: Grid | None = None,
     mask: str | Path | tuple[np.ndarray, Grid] | None = None,
+    report: Report | None = None,
 ) -> tuple[Float[Tensor, "1 x y z"], Report]:
     """Bring one T1-weighted scan into MNI space: background 0, median of the brain 1.
 
@@ -84,8 +58,11 @@ def preprocess(
     mask : path, or (array, Grid), optional
         Where the subject's brain is: a mask or a parcellation, everything above 0 counts. Its
         voxels may differ from the scan's. It guides the registration, cuts the brain out and is
-        what `Report.dice` is measured on. Without it, the template's mask cuts the brain out,
-        which is rougher.
+        what `Report.mask_dice` is measured on. Without it, the template's mask cuts the brain
+        out, which is rougher.
+    report : Report, optional
+        What an earlier call said about the same scan and mask, for another grid: the scan is then
+        not registered again, which saves most of the time and changes nothing.
 
     Returns
     -------
@@ -115,6 +92,7 @@ def preprocess(
     data, source = _load(scan, "scan")
     _check_intensities(data)
     brain, brain_grid = _load(mask, "mask") if mask is not None else (None, None)
+    rough = None
     if brain is not None:
         brain = np.where(brain > 0, _FULL, np.float32(0))
         within = grids.resample(brain, brain_grid, source, nearest=True) > 0
@@ -123,38 +101,40 @@ def preprocess(
                 "the mask is empty where the scan is; expected values above 0 inside the brain "
                 "and an affine that fits the scan's"
             )
-        data = registration.correct_bias(data, source, within)
-        to_mni, metric = registration.register(data, source, mask=within)
     else:
         # A first fit says where the brain is, the bias is estimated there, a second fit refines.
-        rough, _ = registration.register(data, source)
+        rough = registration.register(data, source)[0] if report is None else report.rough_to_mni
         within = _template_brain_in(source, rough)
-        data = registration.correct_bias(data, source, within)
-        to_mni, metric = registration.register(data, source, start=rough)
-
-    scan_in_mni = Grid(source.shape, to_mni @ source.affine)
-    volume = torch.from_numpy(grids.resample(data, scan_in_mni, grid))
+    data = registration.correct_bias(data, source, within)
+    if report is None:
+        to_mni, information = registration.register(
+            data, source, mask=None if brain is None else within, start=rough
+        )
+        report = Report(
+            native=scan[1] if isinstance(scan, tuple) else grids.read_grid(scan),
+            to_mni=to_mni,
+            mutual_information=information,
+            mask_dice=None if brain is None else _dice(brain, _moved(brain_grid, to_mni)),
+            template_correlation=_correlation(data, _moved(source, to_mni)),
+            volume_ratio=float(abs(np.linalg.det(to_mni[:3, :3]))),
+            rough_to_mni=rough,
+        )
+        _check(report)
+    volume = torch.from_numpy(grids.resample(data, _moved(source, report.to_mni), grid))
     if brain is None:
-        inside, dice = anatomy.template(grid).mask[0], None
+        inside = anatomy.template(grid).mask[0]
     else:
-        mask_in_mni = Grid(brain.shape, to_mni @ brain_grid.affine)
-        inside = torch.from_numpy(grids.resample(brain, mask_in_mni, grid)) > _FULL / 2
-        dice = _dice(brain, mask_in_mni)
-    report = Report(
-        affine=to_mni,
-        metric=metric,
-        dice=dice,
-        correlation=_correlation(data, scan_in_mni),
-        volume_ratio=float(abs(np.linalg.det(to_mni[:3, :3]))),
-    )
-    _check(report)
+        moved = grids.resample(brain, _moved(brain_grid, report.to_mni), grid)
+        inside = torch.from_numpy(moved) > _FULL / 2
     return standardise(volume[None], inside[None]), report
 
 
 def cached(
     scan: str | Path, cache: str | Path, *, grid: Grid | None = None, mask: Path | None = None
-) -> tuple[Float[Tensor, "1 x y z"], dict]:
+) -> tuple[Float[Tensor, "1 x y z"], Report]:
     """Preprocess one scan, or read what an earlier call has kept.
+
+    The report is kept once and serves every grid, each volume by its grid.
 
     Parameters
     ----------
@@ -166,52 +146,59 @@ def cached(
     Returns
     -------
     volume : tensor of shape (1, x, y, z)
-    report : dict
-        The fields of `Report`, as they are kept in JSON.
+    report : Report
     """
     scan, cache = Path(scan), Path(cache)
     grid = grids.mni() if grid is None else grid
-    mask = None if mask is None else Path(mask)
     kept = cache / kept_name(scan, grid, mask)
-    sidecar = cache / (kept.name.removesuffix(".nii.gz") + ".json")
-    # The report is written last, so a volume with a report is complete.
-    if kept.exists() and sidecar.exists():
-        try:
-            volume, report = grids.read(kept)[0], json.loads(sidecar.read_text())
-        except ValueError:  # damaged on the disk: do it again
-            volume = None
-        if volume is not None and volume.shape == grid.shape:
+    sidecar = cache / f"{_stem(scan)}_desc-{_key(scan, mask)}_report.json"
+    report = None
+    try:
+        report = Report.load(sidecar)
+        volume, kept_grid = grids.read(kept)
+        if kept_grid == grid:
             return torch.from_numpy(volume)[None], report
-    volume, found = preprocess(scan, grid=grid, mask=mask)
-    report = {**asdict(found), "affine": found.affine.tolist()}
+    except (ValueError, FileNotFoundError):  # not there yet, or damaged on the disk
+        pass
+    volume, found = preprocess(scan, grid=grid, mask=mask, report=report)
     grids.save(volume, grid, kept)
-    with runtime.replacing(sidecar) as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1) + "\n")
-    return volume, report
+    if report is None:
+        found.save(sidecar)
+    return volume, found
 
 
 def kept_name(scan: Path, grid: Grid, mask: Path | None = None) -> str:
     """Return the name under which a cache keeps a scan.
 
-    It holds a key made of the names, sizes and times of change of the scan and the mask, the grid
-    and `VERSION`: when one of them changes, so does the name, and the scan is done again.
+    It holds a key made of the contents of the scan and the mask, the grid and `VERSION`: when one
+    of them changes, so does the name, and the scan is done again.
     """
-    parts = [VERSION, grid.shape, np.round(grid.affine, 4).tolist()]
+    return f"{_stem(scan)}_space-MNI152_desc-{_key(scan, mask, grid)}_T1w.nii.gz"
+
+
+def _key(scan: Path, mask: Path | None, grid: Grid | None = None) -> str:
+    parts = [VERSION] if grid is None else [VERSION, grid.shape, np.round(grid.affine, 4).tolist()]
     for file in (scan, mask):
         if file is not None:
             if not file.exists():  # also a link to content that was never fetched (DataLad)
                 raise FileNotFoundError(f"no file at {file}, or a link that leads nowhere")
-            state = file.stat()
-            parts.append([file.name, state.st_size, state.st_mtime_ns])
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
-    name = scan.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
-    return f"{name}_space-MNI152_desc-{key}_T1w.nii.gz"
+            with file.open("rb") as content:
+                parts.append(hashlib.file_digest(content, "sha256").hexdigest())
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+
+def _stem(scan: Path) -> str:
+    return scan.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
+
+
+def _moved(grid: Grid, to_mni: Float[np.ndarray, "4 4"]) -> Grid:
+    return Grid(grid.shape, to_mni @ grid.affine, "mni")
 
 
 def _template_brain_in(source: Grid, to_mni: np.ndarray) -> Bool[np.ndarray, "x y z"]:
     """Pull the template's brain mask back onto the scan's voxels."""
     template = anatomy.template(grids.mni(2.0))
-    pulled = Grid(template.grid.shape, np.linalg.inv(to_mni) @ template.grid.affine)
+    pulled = _moved(template.grid, np.linalg.inv(to_mni))
     mask = template.mask[0].float().numpy()
     brain = grids.resample(mask, pulled, source, nearest=True) > 0.5
     if not brain.any():
@@ -241,16 +228,15 @@ def _check_intensities(data: np.ndarray) -> None:
 
 
 def _check(report: Report) -> None:
-    values = [report.metric, report.correlation, report.volume_ratio]
-    if not np.isfinite(values).all() or not np.isfinite(report.affine).all():
+    values = [report.mutual_information, report.template_correlation, report.volume_ratio]
+    if not np.isfinite(values).all() or not np.isfinite(report.to_mni).all():
         raise BrokenScanError("the registration to the template gave numbers that are not finite")
     findings = []
-    if report.dice is not None and report.dice < MINIMUM_DICE:
-        findings.append(f"overlap of the brain masks (Dice) {report.dice:.2f} < {MINIMUM_DICE}")
-    if report.correlation < MINIMUM_CORRELATION:
-        findings.append(
-            f"correlation with the template {report.correlation:.2f} < {MINIMUM_CORRELATION}"
-        )
+    dice, correlation = report.mask_dice, report.template_correlation
+    if dice is not None and dice < MINIMUM_DICE:
+        findings.append(f"overlap of the brain masks (Dice) {dice:.2f} < {MINIMUM_DICE}")
+    if correlation < MINIMUM_CORRELATION:
+        findings.append(f"correlation with the template {correlation:.2f} < {MINIMUM_CORRELATION}")
     low, high = VOLUME_RATIOS
     if not low <= report.volume_ratio <= high:
         findings.append(f"head rescaled by {report.volume_ratio:.2f}, outside {low} to {high}")

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import grids
+from helpers import anatomy, grids
 from helpers.cohorts import bids, preprocessing
+from helpers.cohorts.report import Report
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
@@ -25,19 +26,13 @@ class Scan:
     ----------
     volume : tensor of shape (1, x, y, z)
         On the model's grid.
-    native : Grid
-        The voxels of the file as it lies on the disk, in any orientation.
-    to_mni : ndarray of shape (4, 4)
-        Maps the scan's millimetres to MNI millimetres.
-    report : dict
-        How the registration went, see `helpers.cohorts.preprocessing.Report`; empty for a scan
-        that lay on the model's grid already.
+    report : Report
+        Where it came from and how it was moved. A scan that lay on the model's grid already was
+        not moved.
     """
 
     volume: Float[Tensor, "1 x y z"]
-    native: Grid
-    to_mni: np.ndarray
-    report: dict
+    report: Report
 
 
 def find_scans(folder: str | Path) -> list[dict]:
@@ -91,7 +86,7 @@ def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | N
     native = grids.read_grid(path)
     if native.upright() != grid:
         volume, report = preprocessing.cached(path, cache, grid=grid, mask=mask)
-        return Scan(volume, native, np.array(report["affine"]), report)
+        return Scan(volume, report)
     data, _ = grids.read(path)
     volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy yet
     try:
@@ -106,19 +101,30 @@ def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | N
             f"of its voxels that are not 0 is {median:.3g}, expected about 1 in a brain with a "
             f"background of 0. Make it so with intensities.standardise, or give the raw scan"
         )
-    return Scan(volume, native, np.eye(4), {})
+    template = anatomy.template(grid)
+    correlation = torch.corrcoef(torch.stack([volume[template.mask], template.t1[template.mask]]))
+    report = Report(native, np.eye(4), None, None, float(correlation[0, 1]), volume_ratio=1.0)
+    return Scan(volume, report)
 
 
-def to_scan(explained_map: Float[Tensor, "1 x y z"], scan: Scan, grid: Grid) -> np.ndarray:
-    """Bring a map from the model's grid to the voxels of the scan's file.
+def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid) -> np.ndarray:
+    """Bring a map from the grid of a model or cohort to the voxels of the scan's file.
 
-    Going back and forth through the registration, it needs no second one. Where the model's grid
-    does not reach, the map is zero.
+    Going back and forth through the registration, it needs no second one. Where the grid does not
+    reach, the map is zero.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, grids
+    >>> cohort = cohorts.from_bids("my_study")  # doctest: +SKIP
+    >>> report = cohort.reports[3]  # doctest: +SKIP
+    >>> values = cohorts.to_scan(maps[3], report, cohort.grid)  # doctest: +SKIP
+    >>> grids.save(values, report.native, "map_of_the_fourth.nii.gz")  # doctest: +SKIP
     """
     values = explained_map[0].numpy()
-    in_mni = Grid(scan.native.shape, scan.to_mni @ scan.native.affine)
-    # On the model's own voxels, in whatever order, nothing is interpolated.
-    moved = grids.resample(values, grid, in_mni, nearest=not scan.report)
+    in_mni = Grid(report.native.shape, report.to_mni @ report.native.affine)
+    # On the grid's own voxels, in whatever order, nothing is interpolated.
+    moved = grids.resample(values, grid, in_mni, nearest=in_mni.upright() == grid)
     # Splines overshoot: a map that is nowhere negative must not become so.
     return moved.clip(min(0.0, float(values.min())), max(0.0, float(values.max())))
 

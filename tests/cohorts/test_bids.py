@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_scripts import preprocess as script
-from helpers import anatomy, grids
+from helpers import anatomy, cohorts, grids
 from helpers.cohorts import bids, preprocessing, registration
 from helpers.errors import BrokenScansError, LeftOutWarning
 from helpers.runtime import generator
@@ -89,6 +89,17 @@ def test_a_folder_in_good_order(load, recwarn):
         assert (volume[~BRAIN.mask] == 0).all()
         assert volume[BRAIN.mask].median() == pytest.approx(1)
     assert not torch.equal(cohort.volumes[0], cohort.volumes[1])
+
+
+def test_maps_of_a_cohort_go_home(load, study):
+    cohort = load()[[2, 0]]
+    for report, name in zip(cohort.reports, ("sub-03", "sub-01"), strict=True):
+        assert report.native == grids.read_grid(study / f"{name}/anat/{name}_T1w.nii.gz")
+        assert report.template_correlation > 0.7
+    back = cohorts.to_scan(cohort.volumes[0], cohort.reports[0], GRID)
+    np.testing.assert_array_equal(back, cohort.volumes[0, 0])
+    both = cohorts.concatenate([cohort, cohort])
+    assert both.reports == [*cohort.reports, *cohort.reports]
 
 
 def test_second_load_comes_from_the_cache(load, study, registrations):

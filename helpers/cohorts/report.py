@@ -1,0 +1,80 @@
+"""What preprocessing did to one scan: where it came from, how it was moved, how well it fits."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from helpers import runtime
+from helpers.grids import Grid
+
+# What a table about many scans shows of each report.
+QUALITY = ("mask_dice", "template_correlation", "volume_ratio")
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """How one scan came to its volume in MNI space, and so how a map finds its way back.
+
+    Attributes
+    ----------
+    native : Grid
+        The voxels of the scan's file, in the order of the file.
+    to_mni : ndarray of shape (4, 4)
+        Maps the scan's millimetres to MNI millimetres.
+    mutual_information : float or None
+        Mattes mutual information with the template at the end of the registration, in nats;
+        larger is better. None for a scan that lay in MNI space already.
+    mask_dice : float or None
+        Overlap of the moved brain mask and the template's, 0 to 1; None if no mask was given,
+        because the template's own mask then stands in.
+    template_correlation : float
+        Pearson correlation with the template's intensities inside the template's brain.
+    volume_ratio : float
+        Factor by which the affine enlarges the head: above 1 for heads smaller than the template.
+        Removing head size removes information (it differs between the sexes); here it is.
+    rough_to_mni : ndarray of shape (4, 4), optional
+        The first of two fits, which says where the brain is when no mask does.
+    """
+
+    native: Grid
+    to_mni: Float[np.ndarray, "4 4"]
+    mutual_information: float | None
+    mask_dice: float | None
+    template_correlation: float
+    volume_ratio: float
+    rough_to_mni: Float[np.ndarray, "4 4"] | None = None
+
+    def quality(self) -> dict[str, float | None]:
+        """Return the numbers of `QUALITY`, for a table."""
+        return {name: getattr(self, name) for name in QUALITY}
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, completely or not at all."""
+        text = json.dumps(asdict(self), indent=1, default=np.ndarray.tolist)
+        with runtime.replacing(path) as unfinished:
+            unfinished.write_text(text + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
+        try:
+            kept = json.loads(Path(path).read_text())
+            native = kept.pop("native")
+            kept["native"] = Grid(
+                tuple(native["shape"]), np.array(native["affine"]), native["space"]
+            )
+            for name in ("to_mni", "rough_to_mni"):
+                if kept[name] is not None:
+                    kept[name] = np.array(kept[name], dtype=float)
+            return cls(**kept)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole report of preprocessing: {error}") from error
