@@ -17,8 +17,8 @@ from helpers.evaluation.masks import counted, dice, strongest
 def agreement(
     maps: Mapping[str, Float[Tensor, "subject 1 x y z"]],
     *,
+    within: Bool[Tensor, "#subject 1 x y z"],
     fraction: float = 0.05,
-    within: Bool[Tensor, "#subject 1 x y z"] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compare each pair of methods, subject by subject.
@@ -27,10 +27,10 @@ def agreement(
     ----------
     maps : mapping of str to tensor of shape (subject, 1, x, y, z)
         Maps of the same subjects by method; their absolute values are compared.
+    within : boolean tensor of the maps' shape, or of one subject for all
+        Voxels that count: the brain. The empty background would make every pair agree.
     fraction : float
         Share of the voxels that make the strongest area, default 0.05.
-    within : boolean tensor of the maps' shape, or of one subject for all, optional
-        Voxels that count. Default all: then the empty background makes every pair agree.
     seed : int
         Seed of the order among voxels of equal strength.
 

@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from helpers.evaluation.masks import counted, warn_of_zero_maps
+from helpers.evaluation.masks import counted, share_outside, warn_of_zero_maps
 
 
 def localization(
     maps: Float[Tensor, "subject 1 x y z"],
     truth: Bool[Tensor, "subject 1 x y z"],
     *,
-    within: Bool[Tensor, "#subject 1 x y z"] | None = None,
+    within: Bool[Tensor, "#subject 1 x y z"],
 ) -> pd.DataFrame:
     """Score maps against the planted truth, one row a subject.
 
@@ -31,9 +31,9 @@ def localization(
         Attribution maps; their absolute value is scored.
     truth : boolean tensor of the same shape
         Planted voxels, at least one a subject: leave out subjects without an effect.
-    within : boolean tensor of the same shape, or of one subject for all, optional
-        Voxels that count, for example the brain. Default all: then the empty background makes
-        every score look better.
+    within : boolean tensor of the same shape, or of one subject for all
+        Voxels that count: the brain, ``volumes != 0``. With the empty background counted, every
+        score looks better, also that of a map which knows nothing but where the brain is.
 
     Returns
     -------
@@ -44,7 +44,8 @@ def localization(
         map's sum inside the truth. ``relevance_rank``: share of true voxels among the strongest
         ones, as many as are true. This is also the Dice at matched area: for two masks of
         one size, it is the share of one that lies in the other (see `helpers.evaluation.dice`).
-        ``prevalence``: share of the voxels that are true.
+        ``prevalence``: share of the voxels that are true. ``share_outside``: share of the map's
+        size that no other column has seen, see `helpers.evaluation.share_outside`.
 
     Raises
     ------
@@ -62,7 +63,9 @@ def localization(
     >>> patients = cohorts.simulate("shortcut", subjects=4)
     >>> patients = patients[patients.labels == 1]
     >>> perfect = patients.truth.mask.float()
-    >>> float(evaluation.localization(perfect, patients.truth.mask)["voxel_auc"].mean())
+    >>> brain = patients.volumes != 0
+    >>> table = evaluation.localization(perfect, patients.truth.mask, within=brain)
+    >>> float(table["voxel_auc"].mean())
     1.0
     """
     if maps.shape != truth.shape:
@@ -81,7 +84,7 @@ def localization(
                 f"score only subjects with an effect"
             )
         rows.append(_score(strength, true))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(share_outside=share_outside(maps, inside).tolist())
 
 
 def _score(strength: np.ndarray, true: np.ndarray) -> dict[str, float]:

@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 from helpers import evaluation
 
 SHAPE = (2, 1, 6, 7, 8)
+ALL = torch.ones(1, 1, 6, 7, 8, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_equals_scipy(maps):
 
 
 def test_the_same_map_agrees_whatever_its_sign_and_scale(maps):
-    table = evaluation.agreement({"map": maps["a"], "other": -3 * maps["a"]})
+    table = evaluation.agreement({"map": maps["a"], "other": -3 * maps["a"]}, within=ALL)
     assert table["spearman"].tolist() == pytest.approx([1, 1])
     assert table["dice"].tolist() == [1, 1]
 
@@ -44,17 +45,18 @@ def test_the_same_map_agrees_whatever_its_sign_and_scale(maps):
 def test_unrelated_maps_have_the_dice_of_chance():
     generator = torch.Generator().manual_seed(0)
     maps = {name: torch.randn(2, 1, 24, 28, 32, generator=generator) for name in "ab"}
-    table = evaluation.agreement(maps, fraction=0.2)
+    table = evaluation.agreement(maps, within=maps["a"] < 9, fraction=0.2)
     assert table["dice"].mean() == pytest.approx(0.2, abs=0.02)
     assert abs(table["spearman"].mean()) < 0.02
 
 
 def test_a_zero_map_agrees_with_nothing(maps):
     with pytest.warns(UserWarning, match=r"subjects \[0, 1\] are zero everywhere"):
-        table = evaluation.agreement({"a": maps["a"], "zero": 0 * maps["a"]})
+        table = evaluation.agreement({"a": maps["a"], "zero": 0 * maps["a"]}, within=ALL)
     assert table["spearman"].tolist() == [0, 0]
+    nothing = {"none": 0 * maps["a"], "zero": 0 * maps["a"]}
     with pytest.warns(UserWarning, match="zero everywhere"):
-        table = evaluation.agreement({"none": 0 * maps["a"], "zero": 0 * maps["a"]}, fraction=0.5)
+        table = evaluation.agreement(nothing, within=ALL, fraction=0.5)
     assert table["spearman"].tolist() == [0, 0]
     assert table["dice"].max() < 0.7
 
@@ -62,10 +64,10 @@ def test_a_zero_map_agrees_with_nothing(maps):
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input(maps):
     with pytest.raises(ValueError, match="maps of two methods or more"):
-        evaluation.agreement({"a": maps["a"]})
+        evaluation.agreement({"a": maps["a"]}, within=ALL)
     with pytest.raises(ValueError, match="all methods need one shape"):
-        evaluation.agreement({"a": maps["a"], "b": maps["b"][..., :-1]})
+        evaluation.agreement({"a": maps["a"], "b": maps["b"][..., :-1]}, within=ALL)
     with pytest.raises(ValueError, match="hold NaN"):
-        evaluation.agreement({"a": maps["a"], "b": maps["b"] * float("nan")})
+        evaluation.agreement({"a": maps["a"], "b": maps["b"] * float("nan")}, within=ALL)
     with pytest.raises(ValueError, match="within must have the maps' shape"):
         evaluation.agreement(maps, within=maps["a"][..., :-1] > 0)
