@@ -1,5 +1,7 @@
 """What simple models reach on the same subjects: the first thing to ask of any deep result."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -14,6 +16,9 @@ from helpers.models.scores import scores
 def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 0) -> pd.DataFrame:
     """Fit brain volume alone, and PCA with logistic regression; score both on other subjects.
 
+    Brain volume is counted in voxels. Where ``participants`` has the column ``volume_ratio`` (see
+    `helpers.cohorts.report.Report`), the enlargement by the registration is divided out again.
+
     Parameters
     ----------
     train, test : Cohort
@@ -24,7 +29,18 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
     Returns
     -------
     DataFrame
-        Two rows in the form of `scores`.
+        A row each, in the form of `scores`.
+
+    Raises
+    ------
+    ValueError
+        If the cohorts differ in classes or grid.
+
+    Warns
+    -----
+    UserWarning
+        If the brains' volumes cannot be known; their row is then left out. Scans without a mask of
+        their own have as many voxels in the brain as the template, all of them.
 
     Examples
     --------
@@ -37,9 +53,14 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
     if train.classes != test.classes or train.grid != test.grid:
         raise ValueError("the training and the test cohort need the same classes and the same grid")
     rows = []
-    volume = make_pipeline(StandardScaler(), LogisticRegression())
-    volume.fit(_brain_volume_ml(train), train.labels.numpy())
-    rows.append(_score(volume, _brain_volume_ml(test), test, "brain volume", seed))
+    sizes = _brain_volume_ml(train), _brain_volume_ml(test)
+    unknown = _why_unknown(*sizes, train, test)
+    if unknown:
+        warnings.warn(f"the baseline of brain volume is left out: {unknown}", stacklevel=2)
+    else:
+        volume = make_pipeline(StandardScaler(), LogisticRegression())
+        volume.fit(sizes[0], train.labels.numpy())
+        rows.append(_score(volume, sizes[1], test, "brain volume", seed))
     voxels = make_pipeline(
         PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed),
         StandardScaler(),
@@ -52,8 +73,32 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
 
 
 def _brain_volume_ml(cohort: Cohort) -> np.ndarray:
-    voxels = (cohort.volumes != 0).flatten(1).sum(1, keepdim=True)
-    return voxels.numpy() * cohort.grid.voxel_volume_mm3 / 1000
+    voxels = (cohort.volumes != 0).flatten(1).sum(1, keepdim=True).numpy()
+    volume_ml = voxels * cohort.grid.voxel_volume_mm3 / 1000
+    if "volume_ratio" in cohort.participants:
+        ratio = pd.to_numeric(cohort.participants["volume_ratio"], errors="coerce")
+        volume_ml = volume_ml / ratio.to_numpy()[:, None]
+    return volume_ml
+
+
+def _why_unknown(of_train: np.ndarray, of_test: np.ndarray, train: Cohort, test: Cohort) -> str:
+    """Return why volumes cannot be used, as the end of a sentence; empty if they can."""
+    have = ["volume_ratio" in cohort.participants for cohort in (train, test)]
+    if have[0] != have[1]:
+        return (
+            "of the two cohorts, only one has the column 'volume_ratio', so their volumes are not "
+            "of one kind"
+        )
+    for cohort, volumes in ((train, of_train), (test, of_test)):
+        missing = ~np.isfinite(volumes[:, 0])
+        if missing.any():
+            named = cohort.participants["participant_id"][missing].tolist()
+            return f"volume_ratio of {named} is no number"
+    if np.ptp(of_train) < 1e-6 * of_train.mean():
+        return "it is the same in all training subjects" + (
+            "" if have[0] else ", and participants has no column 'volume_ratio'"
+        )
+    return ""
 
 
 def _score(model, features: np.ndarray, cohort: Cohort, name: str, seed: int) -> pd.DataFrame:

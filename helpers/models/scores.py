@@ -37,7 +37,7 @@ def predict(
 
 
 def scores(
-    probabilities: Float[Tensor, "subject classes"] | Float[np.ndarray, "subject classes"],
+    logits: Float[Tensor, "subject classes"] | Float[np.ndarray, "subject classes"],
     cohort: Cohort,
     *,
     name: str = "model",
@@ -48,8 +48,8 @@ def scores(
 
     Parameters
     ----------
-    probabilities : tensor of shape (subject, classes)
-        Anything that grows with the belief in a class; logits will do.
+    logits : tensor of shape (subject, classes)
+        What `predict` returns: before the softmax. The logarithm of probabilities will do.
     name : str
         Goes into the column ``model``.
 
@@ -58,7 +58,13 @@ def scores(
     DataFrame
         Columns ``model``, ``subjects``, ``balanced_accuracy``, ``balanced_accuracy_low``,
         ``balanced_accuracy_high``, ``auc``, ``auc_low``, ``auc_high``. With more than two classes
-        the AUC is the mean of each class against the rest.
+        the AUC is the mean of each class against the rest, by its probability.
+
+    Raises
+    ------
+    ValueError
+        If there is not one row a subject and one column a class, or the values are not finite, or
+        are probabilities: a class would be weighed against the rest as if they were logits.
 
     Examples
     --------
@@ -68,7 +74,7 @@ def scores(
     >>> len(models.scores(logits, cohort))
     1
     """
-    values = np.asarray(probabilities, dtype=float)
+    values = np.asarray(logits, dtype=float)
     labels = cohort.labels.numpy()
     if values.shape != (len(cohort), len(cohort.classes)):
         raise ValueError(
@@ -77,6 +83,11 @@ def scores(
         )
     if not np.isfinite(values).all():
         raise ValueError("the predictions hold NaN or infinite values")
+    if (values >= 0).all() and np.allclose(values.sum(1), 1, atol=1e-4):
+        raise ValueError(
+            "expected logits, got probabilities: every row is positive and sums to 1. Hand in what "
+            "comes before the softmax, as models.predict returns it, or the logarithm of these"
+        )
     estimate = _measure(labels, values)
     low, high = np.percentile(_bootstrap(labels, values, resamples, seed), [2.5, 97.5], axis=0)
     row = {"model": name, "subjects": len(labels)}

@@ -1,6 +1,7 @@
 """Oracle: scikit-learn on the same numbers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -25,6 +26,21 @@ def test_scores_equal_scikit_learn(cohort):
     assert row["auc_low"] < row["auc"] < row["auc_high"]
 
 
+def test_probabilities_are_refused_and_their_logarithm_scores_as_scikit_learn_does(cohort):
+    """Weighed as logits, probabilities would give another AUC than the one they have."""
+    logits = 3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(2)).double()
+    logits[torch.arange(40), cohort.labels] += 2
+    probabilities = logits.softmax(1).numpy()
+    with pytest.raises(ValueError, match="expected logits, got probabilities"):
+        models.scores(probabilities, cohort)
+    with pytest.raises(ValueError, match="expected logits, got probabilities"):
+        models.scores(torch.from_numpy(probabilities).float(), cohort)
+    expected = roc_auc_score(cohort.labels, probabilities, multi_class="ovr")
+    found = models.scores(np.log(probabilities), cohort, resamples=2).iloc[0]
+    assert found["auc"] == pytest.approx(expected, abs=1e-9)
+    assert found["auc"] == models.scores(logits, cohort, resamples=2).iloc[0]["auc"]
+
+
 def test_interval_covers_the_truth_about_95_times_in_100(cohort):
     """A coin that is right 70 % of the time: the interval must know it."""
     two = cohorts.simulate("shortcut", subjects=60, grid=grids.mni(8.0))
@@ -33,7 +49,7 @@ def test_interval_covers_the_truth_about_95_times_in_100(cohort):
     for seed in range(100):
         right = generator.random(60) < 0.7
         chosen = np.where(right, two.labels.numpy(), 1 - two.labels.numpy())
-        row = models.scores(np.eye(2)[chosen], two, resamples=200, seed=seed).iloc[0]
+        row = models.scores(9 * np.eye(2)[chosen], two, resamples=200, seed=seed).iloc[0]
         covered += row["balanced_accuracy_low"] <= 0.7 <= row["balanced_accuracy_high"]
     assert 88 <= covered <= 100
 
@@ -71,3 +87,40 @@ def test_baselines_find_what_is_there_and_nothing_else():
     assert (table["balanced_accuracy_low"] < 0.5).all()
     with pytest.raises(ValueError, match="same classes and the same grid"):
         models.baselines(train, cohort)
+
+
+def template_brains(voxels, volume_ratio):
+    """Brains whose scans lost their size: some voxels, and the factor that brought them there."""
+    volumes = torch.rand(len(voxels), 1, 8, 9, 10, generator=torch.Generator().manual_seed(0)) + 0.5
+    inside = torch.arange(720).view(1, 1, 8, 9, 10) < voxels.view(-1, 1, 1, 1, 1)
+    table = pd.DataFrame({"participant_id": [f"sub-{i}" for i in range(len(voxels))]})
+    if volume_ratio is not None:
+        table["volume_ratio"] = volume_ratio
+    labels = torch.arange(len(voxels)) % 2
+    grid = grids.Grid((8, 9, 10), np.diag([4.0, 4, 4, 1]))
+    return cohorts.Cohort(volumes * inside, labels, ("small", "large"), table, grid)
+
+
+def test_brain_volume_is_that_of_the_person_not_of_the_template():
+    same, ratio = torch.full((40,), 300), np.where(np.arange(40) % 2, 0.9, 1.1)
+    ratio = ratio + np.random.default_rng(0).normal(size=40) / 50
+    cohort = template_brains(same, ratio)
+    table = models.baselines(cohort[:20], cohort[20:], components=5).set_index("model")
+    assert table.loc["brain volume", "auc"] > 0.95
+    # Twice the voxels after twice the enlargement are one volume: it must not predict.
+    twice = template_brains(300 + 300 * (torch.arange(40) % 2), 1.0 + np.arange(40) % 2)
+    with pytest.warns(UserWarning, match="left out: it is the same in all training subjects$"):
+        table = models.baselines(twice[:20], twice[20:], components=5)
+    assert table["model"].tolist() == ["PCA + logistic regression"]
+
+
+def test_brain_volume_of_equal_masks_without_their_ratio_is_left_out_aloud():
+    cohort = template_brains(torch.full((40,), 300), None)
+    with pytest.warns(UserWarning, match="no column 'volume_ratio'"):
+        table = models.baselines(cohort[:20], cohort[20:], components=5)
+    assert table["model"].tolist() == ["PCA + logistic regression"]
+    gap = template_brains(torch.full((40,), 300), np.where(np.arange(40) == 3, np.nan, 1.0))
+    with pytest.warns(UserWarning, match=r"left out: volume_ratio of \['sub-3'\] is no number"):
+        models.baselines(gap[:20], gap[20:], components=5)
+    with pytest.warns(UserWarning, match="left out: of the two cohorts, only one has the column"):
+        models.baselines(cohort[:20], gap[20:], components=5)
