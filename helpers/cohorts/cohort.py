@@ -142,13 +142,19 @@ class Cohort(Dataset):
         Parameters
         ----------
         fractions : sequence of float
-            Sizes of the parts; they sum to 1 at most.
+            Sizes of the parts; they sum to 1 at most. Over all strata a part gets its share of
+            the people, rounded, and within each stratum one more or fewer at most.
         seed : int
             Same seed, same parts.
         stratify : str, optional
             Column of ``participants`` whose values every part gets in the same proportion;
             ``"label"`` (default) stands for the class, None mixes freely. All rows of one
             ``participant_id`` always go to the same part.
+
+        Raises
+        ------
+        ValueError
+            If fractions are no shares, a part would be empty, or there is no such column.
 
         Examples
         --------
@@ -174,15 +180,50 @@ class Cohort(Dataset):
             )
         # A person is placed once, by the stratum of the first row that carries the name.
         people, first = np.unique(names, return_index=True)
-        order = torch.randperm(len(people), generator=runtime.generator(seed)).numpy()
+        generator = runtime.generator(seed)
+        order = torch.randperm(len(people), generator=generator).numpy()
+        found, stratum_of = np.unique(strata[first[order]], return_inverse=True)
+        served = torch.randperm(len(found), generator=generator).tolist()
+        counts = _apportioned(np.bincount(stratum_of), fractions, served)
+        empty = np.flatnonzero(counts.sum(0) == 0).tolist()
+        if empty:
+            raise ValueError(
+                f"parts {empty} would be empty: {fractions[empty[0]]:g} of {len(people)} people is "
+                f"nobody; take larger fractions or more people"
+            )
         part_of = np.full(len(people), -1)
-        for stratum in np.unique(strata):
-            members = order[strata[first[order]] == stratum]
-            edges = np.round(np.cumsum(fractions) * len(members)).astype(int)
-            for part, (low, high) in enumerate(zip([0, *edges[:-1]], edges, strict=True)):
-                part_of[members[low:high]] = part
+        for stratum, row in enumerate(counts):
+            members = order[stratum_of == stratum]
+            part_of[members[: row.sum()]] = np.repeat(np.arange(len(row)), row)
         row_part = part_of[np.searchsorted(people, names)]
         return tuple(self[np.flatnonzero(row_part == part)] for part in range(len(fractions)))
+
+
+def _apportioned(
+    sizes: Int[np.ndarray, "stratum"], fractions: Float[np.ndarray, "part"], served: Sequence[int]
+) -> Int[np.ndarray, "stratum part"]:
+    """Return how many people of each stratum go to each part.
+
+    Every part gets the whole people of its share in each stratum. Who is left over goes, stratum by
+    stratum, to the parts that miss most of what they should have in all.
+    """
+    shares = np.append(fractions, max(0.0, 1 - fractions.sum()))  # the last is nobody's
+    counts = np.floor(np.outer(sizes, shares) + 1e-9).astype(int)
+    missing = _largest_remainder(sizes.sum() * shares) - counts.sum(0)
+    for stratum in served:
+        left_over = sizes[stratum] - counts[stratum].sum()
+        lucky = np.argsort(-missing, kind="stable")[:left_over]
+        counts[stratum, lucky] += 1
+        missing[lucky] -= 1
+    return counts[:, :-1]
+
+
+def _largest_remainder(quotas: Float[np.ndarray, "part"]) -> Int[np.ndarray, "part"]:
+    """Round quotas to whole numbers of the same sum."""
+    whole = np.floor(quotas + 1e-9).astype(int)
+    rest = round(quotas.sum()) - whole.sum()
+    whole[np.argsort(whole - quotas, kind="stable")[:rest]] += 1
+    return whole
 
 
 def concatenate(parts: Sequence[Cohort]) -> Cohort:

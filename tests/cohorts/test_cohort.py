@@ -68,6 +68,48 @@ def test_split_keeps_proportions():
     assert torch.bincount(test.labels).tolist() == [6, 2]
 
 
+def people(strata):
+    """One person each, of the strata given."""
+    table = {"participant_id": [f"sub-{i:03d}" for i in range(len(strata))], "age": strata}
+    return Cohort(
+        volumes=torch.rand(len(strata), 1, 2, 3, 4),
+        labels=torch.zeros(len(strata), dtype=torch.long),
+        classes=("all",),
+        participants=pd.DataFrame(table),
+        grid=Grid((2, 3, 4), np.eye(4)),
+    )
+
+
+def test_split_gives_each_part_its_share_however_small_the_strata():
+    ten = people(range(10)).split([0.5, 0.5], stratify="age")
+    assert [len(part) for part in ten] == [5, 5]
+    # Whoever has a stratum of their own must not always land in the same part.
+    first = [set(people(range(10)).split([0.5, 0.5], s, stratify="age")[0].participants["age"])
+             for s in range(20)]  # fmt: skip
+    assert set.union(*first) == set(range(10))
+    assert not set.intersection(*first)
+
+
+@pytest.mark.parametrize("fractions", [[0.5, 0.5], [0.6, 0.2, 0.2], [0.45, 0.3], [1 / 3] * 3])
+def test_split_is_within_one_of_every_share(fractions):
+    random = np.random.default_rng(0)
+    for seed in range(20):
+        sizes = random.integers(1, 9, size=6)
+        cohort = people(np.repeat(np.arange(6), sizes))
+        parts = cohort.split(fractions, seed, stratify="age")
+        for part, fraction in zip(parts, fractions, strict=True):
+            assert abs(len(part) - fraction * len(cohort)) < 1
+            counts = np.bincount(part.participants["age"], minlength=6)
+            assert (abs(counts - fraction * sizes) < 1 + 1e-9).all()
+        if sum(fractions) > 0.99:
+            assert sum(len(part) for part in parts) == len(cohort)
+
+
+def test_split_refuses_an_empty_part():
+    with pytest.raises(ValueError, match=r"parts \[1\] would be empty: 0.02 of 20 people"):
+        people([0] * 20).split([0.9, 0.02], stratify="age")
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_bad_parts_are_named(cohort):
     with pytest.raises(ValueError, match=r"one row a subject.*'labels': 19"):
