@@ -12,6 +12,8 @@ Phipson, Smyth (2010), Permutation P-values should never be zero.
 
 import warnings
 from dataclasses import dataclass
+from itertools import count
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +102,8 @@ def group_test(
     ------
     ValueError
         If maps are not on the grid or hold NaN, there are fewer than 2 subjects a group, labels
-        are not two groups, the masks share no voxel, or no permutation count could reach the
-        level.
+        are not two groups, the masks share no voxel, or the level cannot be reached: because of
+        the number of permutations, or because few maps can be relabelled in few ways only.
 
     Warns
     -----
@@ -128,6 +130,7 @@ def group_test(
             f"take {int(np.ceil(1 / level))} or more and a level between 0 and 1"
         )
     tested = _tested_variable(maps, labels)
+    _check_reach(level, tested)
     inside = inside & (maps.amax(0) != maps.amin(0))
     if not inside.any():
         raise ValueError("no voxel lies within all masks and differs between the maps")
@@ -164,6 +167,27 @@ def _tested_variable(maps: Tensor, labels: Tensor | None) -> np.ndarray:
         sizes = dict(zip(groups.tolist(), counts.tolist(), strict=True))
         raise ValueError(f"expected two groups of at least 2 subjects, got {sizes} (label: size)")
     return (labels == groups[1]).double().numpy()[:, None]
+
+
+def _check_reach(level: float, tested: np.ndarray) -> None:
+    """Refuse a level that no effect could reach, however strong.
+
+    Flipping all signs, or swapping two groups of one size, gives the strength of the true labels
+    again: two of all relabellings are always as strong as the strongest effect.
+    """
+    subjects, second = len(tested), int(tested.sum())
+    if second == subjects:
+        ways, alike = 2**subjects, 2
+        needed = f"at least {next(n for n in count(2) if 2 / 2**n <= level)} maps"
+    else:
+        ways, alike = comb(subjects, second), 1 + (2 * second == subjects)
+        each = next(n for n in count(2) if 2 / comb(2 * n, n) <= level)
+        needed = f"more, such as {each} maps in each group"
+    if alike / ways > level:
+        raise ValueError(
+            f"{subjects} maps can be relabelled in {ways} ways, so nothing can reach a p below "
+            f"{alike / ways:.3g}; a level of {level:g} needs {needed}"
+        )
 
 
 def _peaks(t: np.ndarray, log10_p: np.ndarray, level: float, grid: Grid) -> pd.DataFrame:

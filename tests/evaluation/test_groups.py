@@ -1,5 +1,7 @@
 """Oracles: SciPy's t tests, nilearn's own cluster table, and the rate of false alarms."""
 
+import itertools
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -132,6 +134,46 @@ def test_same_seed_same_result():
     assert not torch.equal(first, other)
 
 
+def smallest_p_by_hand(labels):
+    """Every relabelling of the strongest effect there can be: how many are as strong?"""
+    if labels is None:
+        values = np.full(5, 1.0)
+        ways = [np.array(signs) @ values for signs in itertools.product([-1, 1], repeat=5)]
+        return np.mean(np.abs(ways) >= 5)
+    groups = itertools.combinations(range(len(labels)), int(sum(labels)))
+    first = [np.isin(np.arange(len(labels)), chosen) for chosen in groups]
+    gaps = [np.mean(labels[one]) - np.mean(labels[~one]) for one in first]
+    return np.mean(np.abs(gaps) >= 1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("labels", "needed"),
+    [
+        (None, "at least 6 maps"),
+        (np.array([0, 0, 0, 1, 1, 1]), "such as 4 maps in each group"),
+        (np.array([0, 0, 0, 1, 1]), "such as 4 maps in each group"),
+    ],
+)
+def test_a_level_out_of_reach_is_refused(labels, needed):
+    """However strong the effect: with so few relabellings nothing could ever be significant."""
+    lowest = smallest_p_by_hand(labels)
+    subjects = 5 if labels is None else len(labels)
+    given = None if labels is None else torch.from_numpy(labels)
+    maps = noise(subjects, 0)
+    maps[:, 0, 2, 3, 4] += 99.0 if given is None else 99.0 * given
+    with pytest.raises(ValueError, match=f"p below {lowest:.3g}.*{needed}"):
+        evaluation.group_test(maps, given, GRID, permutations=200)
+    reached = evaluation.group_test(maps, given, GRID, permutations=5000, level=1.2 * lowest)
+    assert len(reached.peaks) > 0
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])])
+def test_with_as_many_maps_as_it_asks_for_an_effect_is_found(labels):
+    maps = noise(6 if labels is None else 8, 0)
+    maps[:, 0, 2, 3, 4] += 50 * (1 if labels is None else labels)
+    assert len(evaluation.group_test(maps, labels, GRID, permutations=999).peaks) == 1
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input():
     maps, test = noise(6, 0), evaluation.group_test
@@ -150,7 +192,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="18 permutations cannot give a p below 0.05; take 20"):
         test(maps, None, GRID, permutations=18)
     with pytest.raises(ValueError, match="no voxel lies within all masks"):
-        test(torch.ones_like(maps), torch.arange(6) % 2, GRID)
+        test(torch.ones(8, 1, *SHAPE), torch.arange(8) % 2, GRID)
     with pytest.raises(ValueError, match="of within are empty"):
         test(maps, None, GRID, within=maps[:1] > 99)
     with pytest.warns(UserWarning, match="no map has a negative value"):
