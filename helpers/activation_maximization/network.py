@@ -1,12 +1,11 @@
-"""Look at a frozen network: any layers by name, nothing left changed."""
+"""Look at the layers of a frozen network by their names."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor, nn
 
-from helpers import models, runtime
+from helpers import models
 
 OUTPUT = "the model's output"  # the key of what the whole network puts out
 Outputs = dict[str, Tensor]
@@ -16,9 +15,8 @@ Outputs = dict[str, Tensor]
 def watched(model: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Tensor], Outputs]]:
     """Yield a function from volumes to what the named layers put out for them.
 
-    Inside the block the network is in evaluation mode and its weights are frozen, so that no time
-    goes into their gradients. Afterwards, also after an error, modes, `requires_grad` and hooks are
-    as they were. On a GPU the network runs in the precision of `helpers.runtime.profile`.
+    Inside the block the network is frozen, see `helpers.models.frozen`; afterwards, also after an
+    error, it is as it was.
 
     Parameters
     ----------
@@ -30,12 +28,7 @@ def watched(model: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Tenso
     ValueError
         If a layer does not exist; in the yielded function, if it is not passed exactly once.
     """
-    names = [name for name in dict.fromkeys(layers) if name != OUTPUT]
-    modules = [models.layer(model, name) for name in names]
-    modes = {module: module.training for module in model.modules()}
-    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    device = next(iter(trainable)).device
-    mixed = device.type == "cuda" and runtime.profile().precision == "bf16-mixed"
+    modules = {name: models.layer(model, name) for name in layers if name != OUTPUT}
     collected: dict[str, list[Tensor]] = {}
 
     def keeper(name: str):
@@ -47,28 +40,19 @@ def watched(model: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Tenso
 
         return keep
 
-    def look(volumes: Tensor) -> Outputs:
-        collected.update((name, []) for name in names)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            output = model(volumes)
-        for name in names:
-            if len(collected[name]) != 1:
-                raise ValueError(
-                    f"layer {name!r} was passed {len(collected[name])} times in one forward pass; "
-                    f"name a layer that is passed exactly once"
-                )
-        return {OUTPUT: output.float()} | {name: collected[name][0].float() for name in names}
+    with models.frozen(model) as network, ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_hook(keeper(name)).remove)
 
-    hooks = []
-    try:
-        model.eval().requires_grad_(False)
-        hooks += [m.register_forward_hook(keeper(n)) for n, m in zip(names, modules, strict=True)]
-        with torch.enable_grad():
-            yield look
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, required in trainable.items():
-            parameter.requires_grad_(required)
+        def look(volumes: Tensor) -> Outputs:
+            collected.update((name, []) for name in modules)
+            output = network(volumes)
+            for name in modules:
+                if len(collected[name]) != 1:
+                    raise ValueError(
+                        f"layer {name!r} was passed {len(collected[name])} times in one forward "
+                        f"pass; name a layer that is passed exactly once"
+                    )
+            return {OUTPUT: output} | {name: collected[name][0] for name in modules}
+
+        yield look

@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from helpers import models
 from helpers.activation_maximization.network import OUTPUT, Outputs
 
 Index = int | Sequence[int]
@@ -69,7 +70,7 @@ class Objective:
 
 
 def logit(target: Index) -> Objective:
-    """Return the score of a class before the softmax.
+    """Return the score of a class before the softmax; of a single logit z, z or (class 0) -z.
 
     Examples
     --------
@@ -77,11 +78,12 @@ def logit(target: Index) -> Objective:
     >>> (logit(3) - 0.5 * logit(1)).name
     'logit 3 + -1 * (0.5 * (logit 1))'
     """
-    return Objective(
-        f"logit {target}",
-        (OUTPUT,),
-        lambda outputs: _picked(outputs[OUTPUT], target, OUTPUT, "classes"),
-    )
+
+    def of_class(outputs: Outputs) -> Tensor:
+        index = _index(models.class_logits(outputs[OUTPUT]), target, OUTPUT, "classes")
+        return models.target_logits(outputs[OUTPUT], index)
+
+    return Objective(f"logit {target}", (OUTPUT,), of_class)
 
 
 def class_margin(target: Index) -> Objective:
@@ -92,10 +94,10 @@ def class_margin(target: Index) -> Objective:
     """
 
     def margin(outputs: Outputs) -> Tensor:
-        logits = outputs[OUTPUT]
-        wanted = _picked(logits, target, OUTPUT, "classes")
-        index = torch.as_tensor(target, device=logits.device).expand(len(logits))[:, None]
-        return wanted - logits.scatter(1, index, float("-inf")).logsumexp(1)
+        logits = models.class_logits(outputs[OUTPUT])
+        index = _index(logits, target, OUTPUT, "classes")[:, None]
+        others = logits.scatter(1, index, float("-inf")).logsumexp(1)
+        return logits.gather(1, index)[:, 0] - others
 
     return Objective(f"margin {target}", (OUTPUT,), margin)
 
@@ -176,10 +178,17 @@ def _places(features: Tensor) -> Float[Tensor, "image channel place"]:
 def _picked(
     values: Float[Tensor, "image unit"], index: Index, layer: str, kind: str
 ) -> Float[Tensor, "image"]:
+    return values.gather(1, _index(values, index, layer, kind)[:, None])[:, 0]
+
+
+def _index(
+    values: Float[Tensor, "image unit"], index: Index, layer: str, kind: str
+) -> Int[Tensor, "image"]:
+    """Return the unit that is asked for in each image."""
     wanted = torch.as_tensor(index, device=values.device)
     if wanted.ndim == 1 and len(wanted) != len(values):
         raise ValueError(f"{len(wanted)} indices {index} for a batch of {len(values)} images")
     count = values.shape[1]
     if int(wanted.min()) < 0 or int(wanted.max()) >= count:
         raise ValueError(f"{layer} has {count} {kind}, 0 to {count - 1}; there is no {index}")
-    return values.gather(1, wanted.expand(len(values))[:, None])[:, 0]
+    return wanted.expand(len(values))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from helpers import models
-from helpers.attribution.contract import captured, chosen_logits, explain_in_batches
+from helpers.attribution.contract import captured, explain_in_batches
 from helpers.attribution.guided_backprop import guided_gradient
 
 
@@ -176,7 +176,7 @@ def _explain(
 
     def explainer(batch: Tensor, targets: Tensor) -> Tensor:
         with captured(module) as outputs:
-            logits = chosen_logits(model(batch.requires_grad_()), targets)
+            logits = models.target_logits(model(batch.requires_grad_().clone()), targets)
         if len(outputs) != 1 or outputs[0].ndim != 5:
             what = f"shape {tuple(outputs[0].shape)}" if outputs else "nothing"
             raise ValueError(

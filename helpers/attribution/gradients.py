@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from helpers.attribution.contract import chosen_logits, explain_in_batches
+from helpers import models
+from helpers.attribution.contract import explain_in_batches
 
 
 def gradient(
@@ -104,4 +105,4 @@ def voxel_gradient(
     """Return the gradient of each volume's target logit, for a batch on the model's device."""
     batch = batch.detach().requires_grad_()
     # Subjects do not touch each other in evaluation mode: one sum gives all gradients.
-    return torch.autograd.grad(chosen_logits(model(batch), targets).sum(), batch)[0]
+    return torch.autograd.grad(models.target_logits(model(batch.clone()), targets).sum(), batch)[0]

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.attribution.contract import chosen_logits, explain_in_batches
+from helpers import models
+from helpers.attribution.contract import explain_in_batches
 
 # The backward steps of activations for which guided backprop is not defined. Sigmoid is left out:
 # attention gates use it, and it is no rectifier.
@@ -74,7 +75,7 @@ def guided_backprop(
 
     def explainer(batch: Tensor, targets: Tensor) -> Tensor:
         batch.requires_grad_()
-        logits = chosen_logits(model(batch), targets)
+        logits = models.target_logits(model(batch.clone()), targets)
         return guided_gradient(logits, batch)
 
     return explain_in_batches(model, volumes, target, batch_size=batch_size, explainer=explainer)

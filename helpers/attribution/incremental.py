@@ -60,10 +60,11 @@ class Undisturbed:
     def __init__(self, model: nn.Module, volume: Float[Tensor, "1 channel x y z"]):
         self.model, self.volume = model, volume
         with torch.no_grad():
-            self.logits = model(volume)
+            self.logits = model(volume.clone())
+            seen = volume.clone()  # a network may change its input in place
             with _Recorder() as recorder:
-                model(volume)
-            self.calls, self.layers = _leading_layers(recorder.calls, volume)
+                model(seen)
+            self.calls, self.layers = _leading_layers(recorder.calls, seen)
             self.inputs, self.outputs, self.last = [], [], volume
             for layer in self.layers:
                 self.inputs.append(layer.pad(self.last))
@@ -137,7 +138,7 @@ class Layer:
         self, padded: Tensor, output: Tensor, patches: Tensor, corners: np.ndarray
     ) -> tuple[Tensor, np.ndarray]:
         """Return the outputs that changed patches of the input can change, and their corners."""
-        if (self.kernel == 1).all() and (self.stride == 1).all():
+        if (self.kernel == 1).all() and (self.stride == 1).all() and not self.padding.any():
             return self.run(patches), corners
         low, high = self.reach(padded, corners, corners + patches.shape[2:])
         size = (high - low).max(axis=0)
@@ -334,10 +335,19 @@ def _average_pool(
     return Layer(run, _three(kernel_size), _three(stride), _three(0))
 
 
-def _pointwise(call, volumes, *arguments, **options) -> Layer | None:
-    if options.get("training"):
-        return None  # batch statistics and dropout look at more than one voxel
+def _batch_norm(
+    call, volumes, mean, variance, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+) -> Layer | None:
+    if training:
+        return None  # the statistics of the batch look at more than one voxel
+    return _pointwise(call, volumes, mean, variance, weight, bias, False, momentum, eps)
 
+
+def _dropout(call, volumes, p=0.5, training=True, inplace=False) -> Layer | None:
+    return None if training else _pointwise(call, volumes, p, False)
+
+
+def _pointwise(call, volumes, *arguments, **options) -> Layer | None:
     def run(crops):
         return call.function(crops, *arguments, **options)
 
@@ -352,11 +362,11 @@ _LAYERS: dict[Callable, Callable] = {
     torch.conv3d: _convolution,
     F.max_pool3d: _max_pool,
     F.avg_pool3d: _average_pool,
+    F.batch_norm: _batch_norm,
+    F.dropout: _dropout,
+    F.dropout3d: _dropout,
     **dict.fromkeys(
         [
-            F.batch_norm,
-            F.dropout,
-            F.dropout3d,
             F.relu,
             torch.relu,
             F.leaky_relu,

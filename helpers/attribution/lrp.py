@@ -23,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from helpers.attribution.contract import chosen_logits, explain_in_batches
+from helpers import models
+from helpers.attribution.contract import explain_in_batches
 
 RULES = ("composite", "epsilon")
 
@@ -106,8 +107,9 @@ def lrp(
 
     def explainer(batch: Tensor, targets: Tensor) -> Tensor:
         with _Traced(steps):
-            logits = model(batch.requires_grad_())
-        return batch * torch.autograd.grad(chosen_logits(logits, targets).sum(), batch)[0]
+            logits = model(batch.requires_grad_().clone())
+        explained = models.target_logits(logits, targets).sum()
+        return batch * torch.autograd.grad(explained, batch)[0]
 
     return explain_in_batches(model, volumes, target, batch_size=batch_size, explainer=explainer)
 

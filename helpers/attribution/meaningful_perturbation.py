@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from helpers import fields, runtime
+from helpers import fields, models, runtime
 from helpers.attribution.contract import explain_in_batches
 
 MASK_SPACING_VOXELS = 4
@@ -129,11 +129,14 @@ def meaningful_perturbation(
     _check(goal, blur_voxels, iterations, jitters, learning_rate, ramp, patience, batch_size)
     numbers = itertools.count()
 
+    def chance(copies: Tensor, target: Tensor) -> Tensor:
+        return models.class_logits(model(copies)).softmax(1)[:, int(target)]
+
     def explainer(volume: Tensor, target: Tensor) -> Tensor:
         subject = next(numbers)
         blurred = fields.gaussian_blur(volume, blur_voxels)
         with torch.no_grad():
-            before, after = model(torch.cat([volume, blurred])).softmax(1)[:, int(target)].tolist()
+            before, after = chance(torch.cat([volume, blurred]), target).tolist()
         if before <= goal or after >= before:
             return torch.zeros_like(volume)
         coarse = [math.ceil(n / MASK_SPACING_VOXELS) for n in volume.shape[2:]]
@@ -150,7 +153,7 @@ def meaningful_perturbation(
             for part in shifts.split(batch_size):
                 seen = perturbed(volume, blurred, mask)
                 copies = torch.cat([seen.roll(shift, (2, 3, 4)) for shift in part.tolist()])
-                probability = model(copies).softmax(1)[:, int(target)]
+                probability = chance(copies, target)
                 (F.relu(probability - goal).sum() / len(shifts)).backward()
                 probabilities.append(probability.detach())
             probability = torch.cat(probabilities)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from helpers import runtime
+from helpers import models, runtime
 from helpers.attribution.contract import explain_in_batches
 from helpers.attribution.incremental import Undisturbed
 
@@ -91,12 +91,12 @@ def occlusion(
         raise ValueError(f"stride {stride} leaves gaps between windows of {window} voxels")
 
     def explainer(batch: Tensor, targets: Tensor) -> Tensor:
-        return _drops(model, batch, int(targets), window, stride, fill, batch_size, progress)
+        return _drops(model, batch, targets, window, stride, fill, batch_size, progress)
 
     return explain_in_batches(model, volumes, target, batch_size=1, explainer=explainer)
 
 
-def _drops(model, volume, target, window, stride, fill, batch_size, progress) -> Tensor:
+def _drops(model, volume, targets, window, stride, fill, batch_size, progress) -> Tensor:
     """Return the map of one subject."""
     shape = volume.shape[2:]
     if any(w > n for w, n in zip(window, shape, strict=True)):
@@ -117,6 +117,7 @@ def _drops(model, volume, target, window, stride, fill, batch_size, progress) ->
             f"each of {len(corners)} windows takes a full pass",
             stacklevel=5,
         )
+    (whole,) = models.target_logits(undisturbed.logits, targets)
     # All patches have one size: beyond the far border there is nothing to patch.
     starts = np.minimum(corners, np.subtract(shape, window))
     # Windows that change boxes of one size share a batch; else small crops grow with the largest.
@@ -126,9 +127,10 @@ def _drops(model, volume, target, window, stride, fill, batch_size, progress) ->
         patches = torch.cat([volume[_box(starts[i], window)] for i in batch])
         for patch, i in zip(patches, batch, strict=True):
             patch[_box(corners[i] - starts[i], window)] = fill
-        logits = undisturbed.with_patches(patches, starts[batch])
-        for i, logit in zip(batch, logits[:, target], strict=True):
-            drop[_box(corners[i], window)] += undisturbed.logits[0, target] - logit
+        outputs = undisturbed.with_patches(patches, starts[batch])
+        logits = models.target_logits(outputs, targets.expand(len(batch)))
+        for i, logit in zip(batch, logits, strict=True):
+            drop[_box(corners[i], window)] += whole - logit
     return drop / count
 
 

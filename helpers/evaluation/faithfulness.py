@@ -19,7 +19,6 @@ from sklearn.metrics import auc
 from torch import Tensor, nn
 
 from helpers import models, runtime
-from helpers.attribution.contract import undisturbed
 from helpers.evaluation.controls import moved
 from helpers.evaluation.masks import counted, ranked, strongest, warn_of_zero_maps
 
@@ -256,28 +255,13 @@ def _probabilities(
     model: nn.Module, volumes: Float[Tensor, "volume 1 x y z"], batch_size: int
 ) -> Float[Tensor, "volume classes"]:
     # `models.predict` refuses constant volumes, and one with everything deleted is constant.
-    parameter = next(model.parameters())
-    with undisturbed(model), torch.no_grad():
-        logits = [
-            model(part.to(device=parameter.device, dtype=parameter.dtype)).float().cpu()
-            for part in volumes.split(batch_size)
-        ]
-    return torch.cat(logits).softmax(1)
+    with models.frozen(model) as network:
+        return network.logits(volumes, batch_size=batch_size).softmax(1)
 
 
 def _targets(model, volumes, target, batch_size: int) -> Int[Tensor, "subject"]:
     logits = models.predict(model, volumes, batch_size=batch_size)
-    if target is None:
-        return logits.argmax(1)
-    targets = torch.as_tensor(target, dtype=torch.long).cpu()
-    targets = targets.expand(len(volumes)) if targets.ndim == 0 else targets
-    if targets.shape != (len(volumes),):
-        raise ValueError(
-            f"expected one class a subject ({len(volumes)}), got shape {tuple(targets.shape)}"
-        )
-    if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
-        raise ValueError(f"a target must be a class from 0 to {logits.shape[1] - 1}, got {target}")
-    return targets
+    return models.resolve_targets(target, logits, len(volumes))
 
 
 def _background(fill, volumes: Tensor) -> Tensor:

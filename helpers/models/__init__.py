@@ -2,9 +2,11 @@
 
 from helpers.models.baselines import baselines
 from helpers.models.ensemble import Ensemble
+from helpers.models.frozen import class_logits, frozen, resolve_targets, target_logits
 from helpers.models.pretrained import WEIGHTS, load_weights, pretrained, save_pretrained
 from helpers.models.registry import NETWORKS, build, layer, layers
 from helpers.models.scores import predict, scores
+from helpers.models.subjectwise import check_subjectwise
 from helpers.models.training import flips, train
 
 __all__ = [
@@ -13,13 +15,18 @@ __all__ = [
     "Ensemble",
     "baselines",
     "build",
+    "check_subjectwise",
+    "class_logits",
     "flips",
+    "frozen",
     "layer",
     "layers",
     "load_weights",
     "predict",
     "pretrained",
+    "resolve_targets",
     "save_pretrained",
     "scores",
+    "target_logits",
     "train",
 ]

@@ -2,19 +2,22 @@
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch import Tensor, nn
 
 from helpers import grids
 from helpers.cohorts import Cohort
+from helpers.models.frozen import frozen
 
 
 def predict(
     model: nn.Module, volumes: Float[Tensor, "subject 1 x y z"], *, batch_size: int = 16
 ) -> Float[Tensor, "subject classes"]:
-    """Return the logits of each volume, on the CPU; the model's mode is left as it was.
+    """Return the logits of each volume, on the CPU; the model is left as it was.
+
+    A softmax over them gives the probabilities, also where the network has a single logit, see
+    `helpers.models.class_logits`.
 
     Examples
     --------
@@ -24,16 +27,8 @@ def predict(
     (2, 2)
     """
     grids.check_volumes(volumes)
-    device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = [model(part.to(device)).float().cpu() for part in volumes.split(batch_size)]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return torch.cat(logits)
+    with frozen(model) as network:
+        return network.logits(volumes, batch_size=batch_size)
 
 
 def scores(

@@ -116,21 +116,17 @@ class Questions:
     def chances(self, subject: int) -> Tensor:
         """Return the probability of each class."""
         if subject not in self._chances:
-            training = self.model.training
-            try:
-                self.model.eval()
-                with torch.no_grad():
-                    logits = self.model(self._volume(subject))
-            finally:
-                self.model.train(training)
-            self._chances[subject] = logits[0].float().softmax(0).cpu()
+            from helpers import models  # only when asked for: viewers of volumes need no network
+
+            logits = models.predict(self.model, self.volumes[subject : subject + 1])
+            self._chances[subject] = logits[0].softmax(0)
         return self._chances[subject]
 
     def map(self, subject: int, method: str, target: int | None = None) -> Tensor:
         """Return a method's map of one subject, shape (1, x, y, z)."""
         asked = (subject, method, target)
         if asked not in self._maps:
-            volume = self._volume(subject)
+            volume = self.volumes[subject : subject + 1]
             found = self.methods[method](self.model, volume, target=target)
             if tuple(found.shape) != tuple(volume.shape):
                 raise ValueError(
@@ -155,10 +151,6 @@ class Questions:
             chance, winner = self.chances(subject).max(0)
             said.append(f"network: {self.classes()[int(winner)]} ({float(chance):.0%})")
         return ", ".join(said)
-
-    def _volume(self, subject: int) -> Tensor:
-        somewhere = next(self.model.parameters(), torch.empty(0))
-        return self.volumes[subject : subject + 1].to(somewhere.device)
 
 
 class Browser(widgets.VBox):
@@ -294,6 +286,6 @@ def _methods(model: nn.Module | None, methods: Methods | None) -> Methods:
         return {}
     if methods is not None:
         return methods
-    from helpers import attribution  # only when asked for: viewers of volumes need no network
+    from helpers import attribution
 
     return attribution.METHODS

@@ -16,6 +16,7 @@ from helpers.activation_maximization import (
     logit,
     unit,
 )
+from helpers.activation_maximization.network import OUTPUT
 
 SHAPE = (16, 20, 24)
 
@@ -139,3 +140,13 @@ def test_layers_that_are_not_passed_once(model, volumes):
     shared.append(shared[1])
     with pytest.raises(ValueError, match="'1' was passed 2 times"):
         activation(shared, channel_mean("1", 0), volumes)
+
+
+def test_one_logit_is_two_classes():
+    """The logit z speaks for class 1, -z for class 0; the log odds are the same."""
+    z = torch.tensor([[2.0], [-1.0]])
+    for objective in (logit, class_margin):
+        assert objective(1).function({OUTPUT: z}).tolist() == [2, -1]
+        assert objective([0, 1]).function({OUTPUT: z}).tolist() == [-2, -1]
+        with pytest.raises(ValueError, match="has 2 classes, 0 to 1; there is no 2"):
+            objective(2).function({OUTPUT: z})

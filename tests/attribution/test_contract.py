@@ -70,6 +70,38 @@ def assert_same(after, before):
     assert after == before
 
 
+def one_and_two_logits(volumes, halved):
+    """Build a network with one logit z that speaks for some volumes, and its twin with two."""
+    one, two = course(), course()
+    row = 1 if halved else 2  # the class that blurring destroys; any class with mixed weights
+    weight = one.classifier.weight[row : row + 1].detach()
+    one.classifier = nn.Linear(64, 1)
+    with torch.no_grad():
+        one.classifier.weight.copy_(weight)
+        one.classifier.bias.zero_()
+        one.classifier.bias -= one(volumes).mean()
+        share = 0.5 if halved else 1
+        two.classifier = nn.Linear(64, 2)
+        two.classifier.weight.copy_(share * torch.cat([-weight, weight]))
+        two.classifier.bias.copy_(share * torch.cat([-one.classifier.bias, one.classifier.bias]))
+    return one, two
+
+
+class Stepped(nn.Module):
+    """A small network with a step of its own in the middle and one before."""
+
+    def __init__(self, step, before=torch.clone):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.conv, self.linear = nn.Conv3d(1, 4, 3), nn.Linear(4, 3)
+        self.step, self.before = step, before
+
+    def forward(self, volumes):
+        features = torch.relu(self.step(self.conv(self.before(volumes))))
+        return self.linear(features.mean((2, 3, 4)))
+
+
 class Broken(nn.Module):
     """Fails in the middle of explaining: when its ``fails_in``-th volume passes."""
 
@@ -179,14 +211,63 @@ class TestContract:
             maps = explain(method, model, volumes, 1)
         torch.testing.assert_close(maps, expected)
 
-    def test_weights_in_double_and_half_precision(self, method, volumes):
-        model = course().double()
-        exact = explain(method, model, volumes, 1)
-        rough = explain(method, model.bfloat16(), volumes, 1)
-        both = torch.stack([exact.flatten(), rough.flatten()])
-        assert rough.isfinite().all()
-        # bfloat16 keeps 8 bits, and winners of max poolings change.
-        assert torch.corrcoef(both)[0, 1] > 0.5
+    def test_weights_in_double_precision(self, method, volumes):
+        single = explain(method, course(), volumes, 1)
+        assert relative(explain(method, course().double(), volumes, 1), single) < 1e-3
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_weights_are_computed_with_in_single_precision(
+        self, method, dtype, volumes
+    ):
+        """The oracle is the same network, built in single precision of the rounded weights."""
+        half = course().to(dtype)
+        single = course()
+        single.load_state_dict(half.state_dict())
+        before = state_of(half)
+        maps = explain(method, half, volumes, 1)
+        torch.testing.assert_close(maps, explain(method, single, volumes, 1))
+        assert_same(state_of(half), before)
+
+    def test_one_logit_explains_the_sign_that_was_decided(self, method, volumes):
+        """The oracle has two logits, z and -z; Meaningful Perturbation's has z/2 and -z/2."""
+        one, two = one_and_two_logits(volumes, method == "meaningful_perturbation")
+        predicted = (one(volumes) > 0).long()[:, 0]
+        assert len(set(predicted.tolist())) == 2
+        expected = explain(method, two, volumes, predicted)
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(explain(method, one, volumes), expected)
+        for target in (0, 1):
+            maps = explain(method, one, volumes, target)
+            torch.testing.assert_close(maps, explain(method, two, volumes, target))
+        with pytest.raises(ValueError, match="target must be a class from 0 to 1, got 2"):
+            explain(method, one, volumes, 2)
+
+    @pytest.mark.parametrize(
+        ("step", "message"),
+        [
+            (nn.BatchNorm3d(4, track_running_stats=False), "another one is beside it in the batch"),
+            (lambda x: x * x.softmax(0), "another one is beside it in the batch"),
+            (lambda x: nn.functional.dropout(x, 0.5), "draws random numbers"),
+            (lambda x: x + torch.randn_like(x), "draws random numbers"),
+        ],
+        ids=["batch norm", "softmax", "dropout", "noise"],
+    )
+    def test_refuses_what_does_not_depend_on_the_volume_alone(self, method, step, message, volumes):
+        model = Stepped(step)
+        before = state_of(model)
+        with pytest.raises(ValueError, match=message):
+            explain(method, model, volumes, 1)
+        assert_same(state_of(model), before)
+
+    def test_a_network_may_change_its_input_in_place(self, method, volumes):
+        if method == "lrp":
+            pytest.skip("refuses a difference, in place or not")
+        plain = Stepped(nn.Identity(), before=lambda x: x - 0.5)
+        in_place = Stepped(nn.Identity(), before=lambda x: x.sub_(0.5))
+        original = volumes.clone()
+        maps = explain(method, in_place, volumes, 1)
+        torch.testing.assert_close(maps, explain(method, plain, volumes, 1))
+        assert torch.equal(volumes, original)
 
     @pytest.mark.usefixtures("unchecked")
     def test_bad_input(self, method, volumes):

@@ -133,6 +133,10 @@ NETS = {  # how many layers can be followed
                 nn.MaxPool3d((1, 2, 5), stride=(2, 3, 4))),
     "gaps": (2, chain, conv(1, 3, 2, stride=4), nn.GELU()),
     "one voxel": (2, chain, conv(1, 3, 1), nn.ReLU(inplace=True)),
+    "one voxel, padded": (3, chain, conv(1, 3, 1, padding=(1, 0, 2)), nn.ReLU(),
+                          nn.MaxPool3d(1, stride=1)),
+    "batch statistics": (1, chain, conv(1, 2), nn.BatchNorm3d(2, track_running_stats=False),
+                         nn.ReLU()),
     "average over padding": (1, chain, conv(1, 2), nn.AvgPool3d(2, padding=1)),
     "ceil": (1, chain, conv(1, 2), nn.MaxPool3d(4, ceil_mode=True)),
     "padding by name": (0, chain, conv(1, 2, padding="same")),
@@ -179,6 +183,12 @@ def test_a_network_that_rolls_dice_is_found_out(volumes):
     coin.heads = False
     with pytest.raises(RuntimeError, match="took another path"):
         undisturbed.with_patches(torch.zeros(1, 1, 2, 2, 2), np.zeros((1, 3), int))
+
+
+@pytest.mark.parametrize("random", [F.dropout, F.dropout3d])
+def test_dropout_without_a_word_is_not_followed(random, volumes):
+    model = Net(lambda x, first, relu: relu(random(relu(first(x)))), conv(1, 2), nn.ReLU())
+    assert len(Undisturbed(model, volumes[:1]).layers) == 2
 
 
 def test_background_costs_nothing(volumes, monkeypatch):

@@ -237,9 +237,9 @@ def test_bad_input(linear, volumes):
         evaluation.faithfulness(linear, volumes, maps * float("nan"))
     with pytest.raises(ValueError, match="hold NaN"):
         evaluation.faithfulness(linear, volumes * float("nan"), maps)
-    with pytest.raises(ValueError, match="a target must be a class from 0 to 2, got 3"):
+    with pytest.raises(ValueError, match="target must be a class from 0 to 2, got 3"):
         evaluation.faithfulness(linear, volumes, maps, 3)
-    with pytest.raises(ValueError, match=r"one class a subject \(3\)"):
+    with pytest.raises(ValueError, match=r"one a subject \(3\)"):
         evaluation.faithfulness(linear, volumes, maps, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="fill must be a number or have the volumes' shape"):
         evaluation.faithfulness(linear, volumes, maps, fill=maps[..., :-1])
@@ -253,5 +253,5 @@ def test_bad_input(linear, volumes):
     for folds in (1, 4):
         with pytest.raises(ValueError, match=r"folds must be from 2 to the number of subjects"):
             evaluation.mask_test(linear, volumes, maps, labels, folds=folds)
-    with pytest.raises(ValueError, match="a target must be a class from 0 to 2"):
+    with pytest.raises(ValueError, match="target must be a class from 0 to 2"):
         evaluation.mask_test(linear, volumes, maps, labels + 1, folds=3)
