@@ -103,6 +103,14 @@ def test_ruff_has_nothing_to_say(arguments):
     run_tool("ruff", *arguments, ".")
 
 
+def test_biome_has_nothing_to_say_on_scripts_and_styles():
+    biome = Path(sys.executable).with_name("biome")
+    done = subprocess.run(
+        [biome, "check", "--error-on-warnings", "."], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_shapes_are_checked_while_testing():
     with pytest.raises(Exception, match="displacement"):
         fields.jacobian_determinant(torch.zeros(3, 4))
