@@ -3,7 +3,10 @@ r"""Explain what a network sees in every scan of a folder.
 Writes for each scan a map as NIfTI that lies over the scan in any viewer, the same map in MNI
 space, a picture (PNG) and a record; for all scans scans.csv, regions.csv and summary.json.
 Run it again after an interruption: finished scans are skipped. Broken scans are left out and
-listed; the exit code is then 1.
+listed.
+
+Exit code: 0 if every scan is explained; 1 if some are broken; 2 if the run cannot be done as
+asked (a wrong argument, a network that the method refuses, a full disk); 130 after Ctrl+C.
 
     python data_scripts/explain.py lesion my_study --method lrp
     python data_scripts/explain.py weights/mine.safetensors my_study --method grad_cam \
@@ -17,6 +20,7 @@ Over two processes, the scans divided between them:
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +29,11 @@ from torch import nn
 
 from helpers import anatomy, attribution, models
 from helpers.explain_folder import explain_folder, model_grid
-from helpers.processes import launched_fabric
+from helpers.processes import OtherProcessError, launched_fabric
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Explain a folder; return 0 if every scan succeeded, 1 if some are broken."""
+    """Explain a folder; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="default: preprocessed, beside the output")
     options = parser.parse_args(arguments)
     fabric = launched_fabric()
+    name = f"{Path(options.model).stem}-{options.method}"
+    output = options.output or options.folder / "derivatives" / name
     try:
         model = load_model(options.model)
         atlas = options.atlas and anatomy.atlas(
             model_grid(model), options.atlas, names=options.atlas_names
         )
-        name = f"{Path(options.model).stem}-{options.method}"
-        output = options.output or options.folder / "derivatives" / name
         table = explain_folder(
             model,
             options.folder,
@@ -64,8 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cache=options.cache,
             fabric=fabric,
         )
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+    except (ValueError, OSError, OtherProcessError) as error:
+        said = f"{parser.prog}: {error}\n" if fabric.is_global_zero else None
+        parser.exit(2, said)
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from here\n")
     if not fabric.is_global_zero:  # one of the processes reports
         return 0
     broken = table[table["problem"].notna()]
@@ -87,6 +94,8 @@ def load_model(name: str) -> nn.Module:
         return models.pretrained(weights.stem, folder=weights.parent)
     except KeyError as error:
         raise ValueError(f"the card of {weights} does not say {error}") from error
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{weights.with_suffix('.json')} is no card: {error}") from error
 
 
 if __name__ == "__main__":

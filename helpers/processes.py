@@ -8,6 +8,8 @@ number of machines), or SLURM's ``srun``.
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -46,6 +48,37 @@ def launched_fabric() -> Fabric:
     if os.environ.get("LT_CLI_USED") != "1":  # fabric run has launched already
         fabric.launch()
     return fabric
+
+
+class OtherProcessError(RuntimeError):
+    """Another of the processes that share the work has ended with an error."""
+
+
+@contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """Let all processes pass the end of a block, or none: nobody waits for one that is gone.
+
+    What one process raises, it raises; the others raise an `OtherProcessError` about it.
+
+    Examples
+    --------
+    >>> from helpers import processes
+    >>> with processes.together(processes.launched_fabric()):
+    ...     print("what each does before it needs the others")
+    what each does before it needs the others
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    said = None if error is None else f"{type(error).__name__}: {error}"
+    every = [fabric.broadcast(said, src=rank) for rank in range(fabric.world_size)]
+    if error is not None:
+        raise error
+    for rank, other in enumerate(every):
+        if other is not None:
+            raise OtherProcessError(f"process {rank} of {fabric.world_size} ended: {other}")
 
 
 def _layout(environment) -> tuple[int, int]:

@@ -63,9 +63,8 @@ def write(path, text="whole"):
 )
 def test_what_cannot_be_written_is_named(tmp_path, place, reason):
     (tmp_path / "a file").write_text("in the way")
-    with pytest.raises(
-        runtime.CannotWriteError, match=rf"cannot write .*{place[-40:]}: ({reason})"
-    ):
+    message = rf"cannot write .*{place[-40:]}: ({reason})"
+    with pytest.raises(runtime.CannotWriteError, match=message):
         write(tmp_path / place)
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 

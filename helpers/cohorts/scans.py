@@ -1,5 +1,7 @@
 """Scans of a folder, brought to a model's grid, and maps brought back to the scans' own voxels."""
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from helpers.cohorts import bids, preprocessing
 from helpers.cohorts.report import Report
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
+
+LONGEST_NAME = 255  # bytes, on all common disks
 
 # A standardised brain has its median near 1; a lesion or an atrophied brain moves it a little.
 STANDARDISED_MEDIAN = (0.5, 2.0)
@@ -35,8 +39,13 @@ class Scan:
     report: Report
 
 
-def find_scans(folder: str | Path) -> list[dict]:
+def find_scans(folder: str | Path, *, endings: Sequence[str] = ("",)) -> list[dict]:
     """List the scans of a folder of NIfTI files or of a BIDS folder.
+
+    Parameters
+    ----------
+    endings : sequence of str
+        What each scan's name is followed by in the names of the files that will be written.
 
     Returns
     -------
@@ -49,7 +58,8 @@ def find_scans(folder: str | Path) -> list[dict]:
     FileNotFoundError
         If there is no folder or no scan.
     ValueError
-        If two files share a name.
+        If two scans would write to the same file on a disk that does not tell capital letters
+        from small ones, or a name is too long for a disk or not UTF-8.
     """
     folder = Path(folder)
     files = sorted(
@@ -65,10 +75,7 @@ def find_scans(folder: str | Path) -> list[dict]:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; or NIfTI files (.nii, .nii.gz) in it") from error
     scans = [{"name": _stem(Path(scan["scan"]).name), **scan} for scan in scans]
-    names = [scan["name"] for scan in scans]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{folder} has several scans of the names {twice}; rename all but one")
+    _check_names(folder, scans, endings)
     return scans
 
 
@@ -131,3 +138,31 @@ def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid)
 
 def _stem(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _check_names(folder: Path, scans: list[dict], endings: Sequence[str]) -> None:
+    taken: dict[str, str] = {}
+    for scan in scans:
+        file = scan["scan"]
+        try:
+            longest = max(len(f"{scan['name']}{ending}".encode()) for ending in endings)
+            file.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the name of {file!a} in {folder} is not UTF-8, so no table can hold it; "
+                f"rename the file"
+            ) from error
+        if longest > LONGEST_NAME:
+            raise ValueError(
+                f"the name of {file} in {folder} is too long: a result's name would have {longest} "
+                f"bytes, disks take {LONGEST_NAME}; rename the file"
+            )
+        for ending in endings:
+            # As on the disks of macOS and Windows: A is a, and e with an accent is one letter.
+            written = unicodedata.normalize("NFC", f"{scan['name']}{ending}".casefold())
+            other = taken.setdefault(written, file)
+            if other != file:
+                raise ValueError(
+                    f"results of {other} and {file} in {folder} would overwrite each other, both "
+                    f"would be called {scan['name']}{ending}; rename one of the scans"
+                )

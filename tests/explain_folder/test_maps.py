@@ -1,12 +1,7 @@
 """The command that explains a folder of scans, run on brains whose lesions are known."""
 
 import json
-import os
-import runpy
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,14 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from study import MAIN, contents
 
-from helpers import anatomy, attribution, cohorts, explain_folder, grids, models
+from helpers import anatomy, attribution, cohorts, grids, models
 from helpers.cohorts.report import Report
-from helpers.cohorts.scans import find_scans, to_scan
+from helpers.cohorts.scans import to_scan
 from helpers.grids import Grid
 
-SCRIPT = Path(__file__).parent.parent / "data_scripts" / "explain.py"
-MAIN = runpy.run_path(str(SCRIPT))["main"]
 GRID = grids.mni()
 
 # A scanner's grid: unequal sides and voxels, an oblique head, the first axis running to the left.
@@ -35,15 +29,6 @@ NATIVE = Grid((73, 75, 69), OBLIQUE)
 TO_MNI = np.diag([1.06, 1.03, 1.05, 1.0])
 TO_MNI[:3, 3] = [-4, 6, -8]
 REPORT = Report(NATIVE, TO_MNI, 0.5, None, 0.9, 1.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same sums in the same order as in the processes that the tests start."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +77,6 @@ def output(tmp_path_factory, folder):
     output = tmp_path_factory.mktemp("results") / "lrp"
     assert explain_study(folder, output) == 1
     return output
-
-
-@pytest.fixture
-def small(tmp_path, cohort):
-    """Two scans on the model's grid, in a folder of their own."""
-    for i, name in enumerate(("a", "b")):
-        grids.save(cohort.volumes[i], GRID, tmp_path / f"scans/{name}.nii.gz")
-    return tmp_path / "scans"
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 # What is written
@@ -210,139 +183,14 @@ def test_a_broken_scan_is_skipped_and_reported(folder, output, capsys):
     assert "broken: c.nii.gz" in printed.err
 
 
-def test_scans_that_are_no_standardised_brains(small, tmp_path, cohort):
-    grids.save(300 * cohort.volumes[0], GRID, small / "a.nii.gz")
-    grids.save(torch.full(GRID.shape, torch.nan), GRID, small / "n.nii.gz")
-    (small / "l.nii.gz").symlink_to(small / "never-fetched")
-    assert explain(small, tmp_path / "out") == 1
-    problems = json.loads((tmp_path / "out/summary.json").read_text())["problems"]
-    assert problems.keys() == {"a.nii.gz", "n.nii.gz", "l.nii.gz"}
-    assert "expected about 1 in a brain" in problems["a.nii.gz"]
-    assert "NaN" in problems["n.nii.gz"]
-    assert "no scan at" in problems["l.nii.gz"]
-    # Mended, it is explained, and the good one is not done again.
-    before = (tmp_path / "out/b_map.json").stat().st_mtime_ns
-    grids.save(cohort.volumes[0], GRID, small / "a.nii.gz")
-    (small / "l.nii.gz").unlink()
-    (small / "n.nii.gz").unlink()
-    assert explain(small, tmp_path / "out") == 0
-    assert (tmp_path / "out/a_map.nii.gz").exists()
-    assert (tmp_path / "out/b_map.json").stat().st_mtime_ns == before
-
-
-def test_a_scan_that_broke_since_keeps_no_old_map(small, tmp_path):
-    assert explain(small, tmp_path / "out") == 0
-    (small / "a.nii.gz").write_bytes(b"cut")
-    assert explain(small, tmp_path / "out") == 1
-    assert [path.name for path in (tmp_path / "out").glob("a_*")] == ["a_map.json"]
-    assert set(pd.read_csv(tmp_path / "out/regions.csv")["name"]) == {"b"}
-
-
-# Going on after an interruption
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """LRP that counts its calls."""
-    calls, lrp = [], attribution.lrp
-
-    def counted(*arguments):
-        calls.append(arguments)
-        return lrp(*arguments)
-
-    monkeypatch.setitem(attribution.METHODS, "lrp", counted)
-    return calls
-
-
 def test_a_second_run_does_nothing(folder, output, calls):
     before = contents(output)
-    explain_study(folder, output)
+    assert explain_study(folder, output) == 1
     assert not calls
     assert contents(output) == before
 
 
-@pytest.mark.parametrize(
-    "lost", ["a_map.nii.gz", "a_space-MNI152_map.nii.gz", "a_map.png", "a_map.json"]
-)
-def test_what_is_lost_is_made_again_and_nothing_else(folder, output, calls, lost):
-    before = contents(output)
-    (output / lost).unlink()
-    explain_study(folder, output)
-    assert len(calls) == 1
-    assert contents(output) == before
-
-
-def test_a_killed_run_goes_on(small, tmp_path, monkeypatch, calls):
-    out = tmp_path / "out"
-    real = explain_folder._write_picture
-
-    def killed(path, *arguments):
-        if path.name.startswith("b"):
-            raise KeyboardInterrupt
-        real(path, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(explain_folder, "_write_picture", killed)
-        with pytest.raises(KeyboardInterrupt):
-            explain(small, out)
-    assert not (out / "b_map.json").exists()
-    assert explain(small, out) == 0
-    assert len(calls) == 3
-    explain(small, tmp_path / "whole")
-    assert contents(out) == contents(tmp_path / "whole")
-
-
-def test_a_changed_scan_is_explained_again(small, tmp_path, cohort, calls):
-    explain(small, tmp_path / "out")
-    grids.save(cohort.volumes[2], GRID, small / "a.nii.gz")
-    explain(small, tmp_path / "out")
-    assert len(calls) == 3
-    table = pd.read_csv(tmp_path / "out/scans.csv").set_index("name")
-    assert table.loc["a", "predicted"] == cohort.classes[cohort.labels[2]]
-
-
-# Several processes
-
-
-def test_two_processes_write_the_bytes_of_one(folder, output, tmp_path):
-    fabric = [str(Path(sys.executable).parent / "fabric"), "run"]
-    done = subprocess.run(
-        [
-            *[*fabric, "--accelerator=cpu", "--devices=2", "--strategy=ddp", str(SCRIPT)],
-            *["lesion", str(folder), "--method=lrp", f"--output={tmp_path / 'two'}"],
-            "--masks=masks/{participant_id}.nii.gz",
-            f"--cache={output.parent / 'preprocessed'}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode != 0  # there is a broken scan
-    assert done.stdout.count("2 of 3 scans are explained") == 1, done.stderr[-3000:]
-    assert done.stderr.count("broken: c.nii.gz") == 1
-    assert contents(tmp_path / "two") == contents(output)
-
-
-@pytest.mark.usefixtures("unchecked")  # a stand-in is no Fabric
-@pytest.mark.parametrize("rank", [0, 1])
-def test_each_process_takes_its_share(small, tmp_path, rank):
-    class Half:
-        world_size, global_rank, is_global_zero = 2, rank, rank == 0
-        device = torch.device("cpu")
-
-        def barrier(self):
-            pass
-
-    # Alone, the half run cannot end: the other half's records are missing.
-    with pytest.raises(FileNotFoundError, match="_map.json"):
-        explain_folder.explain_folder(
-            models.pretrained("lesion"), small, tmp_path / "out", method="lrp", fabric=Half()
-        )
-    assert [path.name for path in (tmp_path / "out").glob("*.png")] == [f"{'ab'[rank]}_map.png"]
-
-
-# BIDS, options, wrong requests
+# BIDS and options
 
 
 def test_bids_folder_target_layer_and_atlas(tmp_path, cohort):
@@ -370,63 +218,20 @@ def test_bids_folder_target_layer_and_atlas(tmp_path, cohort):
     assert (pd.read_csv(output / "scans.csv")["explained"] == "rod").all()
 
 
-def test_weights_of_ones_own(small, tmp_path, cohort):
-    weights = tmp_path / "mine.safetensors"
-    shutil.copy(models.WEIGHTS / "lesion.safetensors", weights)
-    shutil.copy(models.WEIGHTS / "lesion.json", tmp_path / "mine.json")
-    assert MAIN([str(weights), str(small), "--method=gradient"]) == 0
-    written, _ = grids.read(small / "derivatives/mine-gradient/b_map.nii.gz")
-    expected = attribution.gradient(models.pretrained("lesion"), cohort.volumes[1:2])
-    assert np.array_equal(written, expected[0, 0].numpy())
+def test_how_much_of_a_map_lies_outside_the_brain(output, cohort):
+    table = pd.read_csv(output / "scans.csv").set_index("name")
+    size = np.abs(grids.read(output / "a_space-MNI152_map.nii.gz")[0])
+    air = (cohort.volumes[0, 0] == 0).numpy()
+    expected = size[air].sum(dtype=float) / size.sum(dtype=float)
+    assert table.loc["a", "share_outside_brain"] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"model": "tumour"}, "no pretrained weights for 'tumour'; there are"),
-        ({"model": "mine.safetensors"}, "no mine.safetensors; weights lie beside a card"),
-        ({"--method": "guessing"}, "invalid choice: 'guessing'"),
-        ({"--target": "tumour"}, "no class 'tumour'; the model knows ['healthy', 'ball'"),
-        ({"--layer": "block4"}, "gradient looks at no layer"),
-        ({"--method": "grad_cam", "--layer": "top"}, "no layer 'top'; there are"),
-        ({"folder": "nowhere"}, "no folder at nowhere"),
-        ({"--masks": "{patient}.nii"}, "unknown placeholder 'patient'"),
-        ({"--atlas": "labels.nii"}, "no scan at labels.nii"),
-    ],
-)
-def test_wrong_requests(small, tmp_path, capsys, changed, message):
-    wanted = {"model": "lesion", "folder": str(small), "--method": "gradient"}
-    model, folder, *options = {**wanted, **changed}.items()
-    flags = [f"{name}={value}" for name, value in options]
-    with pytest.raises(SystemExit) as stopped:
-        MAIN([model[1], folder[1], *flags, f"--output={tmp_path / 'out'}"])
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_other_settings_need_another_folder(small, tmp_path, capsys):
-    explain(small, tmp_path / "out")
-    before = contents(tmp_path / "out")
-    with pytest.raises(SystemExit):
-        explain(small, tmp_path / "out", "--target=rod")
-    assert "made with" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        explain(small, small)
-    assert "would pass for scans" in capsys.readouterr().err
-    assert contents(tmp_path / "out") == before
-
-
-def test_a_card_that_does_not_fit(tmp_path):
-    model = models.build("kan2020", 2, (58, 70, 58))
-    with pytest.raises(ValueError, match=r"does not say \['classes', 'shape', 'spacing_mm'\]"):
-        explain_folder.model_grid(model)
-    model.card = {"classes": ["f", "m"], "shape": [58, 70, 58], "spacing_mm": 4.0}
-    with pytest.raises(ValueError, match=r"the model reads \(58, 70, 58\) voxels"):
-        explain_folder.model_grid(model)
-
-
-def test_two_files_of_one_name(small):
-    shutil.copy(small / "a.nii.gz", small / "a.nii")
-    with pytest.raises(ValueError, match=r"several scans of the names \['a'\]"):
-        find_scans(small)
+def test_a_voxel_of_3e38_breaks_its_scan_only(tmp_path, cohort):
+    hot = cohort.volumes[0].clone()
+    hot[0, 22, 24, 22] = 3e38
+    grids.save(hot, GRID, tmp_path / "scans/hot.nii.gz")
+    grids.save(cohort.volumes[1], GRID, tmp_path / "scans/well.nii.gz")
+    assert explain(tmp_path / "scans", tmp_path / "out") == 1
+    table = pd.read_csv(tmp_path / "out/scans.csv").set_index("name")
+    assert table["problem"].notna().to_dict() == {"hot": True, "well": False}
+    assert "reach 3e+38, expected about 1" in table.loc["hot", "problem"]

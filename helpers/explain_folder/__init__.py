@@ -1,0 +1,287 @@
+"""Explain every scan of a folder: a map on the scan's own voxels, tables, a picture to look at.
+
+Each scan's files are written all or nothing and its record last, so that an interrupted run goes
+on where it stopped and several processes share the work without getting in each other's way.
+"""
+
+import functools
+import inspect
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor, nn
+
+from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
+from helpers.anatomy import Atlas
+from helpers.cohorts import bids
+from helpers.cohorts.scans import find_scans, load_scan, to_scan
+from helpers.errors import BrokenScanError
+from helpers.explain_folder import records
+from helpers.grids import Grid
+from helpers.processes import launched_fabric, together
+from helpers.viewers.sheet import sheet
+
+__all__ = ["explain_folder", "model_grid"]
+
+
+def explain_folder(
+    model: nn.Module,
+    folder: str | Path,
+    output: str | Path,
+    *,
+    method: str,
+    target: str | None = None,
+    layer: str | None = None,
+    atlas: Atlas | None = None,
+    masks: str | None = None,
+    cache: str | Path | None = None,
+    fabric: Fabric | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Write a map, a picture and a record for each scan, and tables about all of them.
+
+    For the scan ``NAME.nii.gz``: ``NAME_map.nii.gz`` (on the scan's voxels, with its affine),
+    ``NAME_space-MNI152_map.nii.gz`` (on the model's grid, for statistics over subjects),
+    ``NAME_map.png`` and ``NAME_map.json``. For all: ``scans.csv`` with one row a scan,
+    ``regions.csv`` with one row a scan, region and side, ``summary.json`` with counts, and
+    ``settings.json``.
+
+    Parameters
+    ----------
+    model : Module
+        From `helpers.models.pretrained`: its ``card`` names classes and grid. It is moved to the
+        device of ``fabric``.
+    folder : str or Path
+        Holds NIfTI files, or BIDS subfolders ``sub-*``. A scan on the model's grid is taken as it
+        is; any other is preprocessed as in `helpers.cohorts.from_bids`.
+    output : str or Path
+        Scans that are finished there are skipped. A scan that changed since is done again, and so
+        is one whose files were lost or damaged since.
+    method : str
+        One of `helpers.attribution.METHODS`, with its default options.
+    target : str, optional
+        Class to explain; default each scan's predicted class.
+    layer : str, optional
+        For methods that look at a layer.
+    atlas : Atlas, optional
+        On the model's grid; default the tissues of the template.
+    masks : str, optional
+        Where each scan's brain mask is, see `helpers.cohorts.from_bids`. In a folder of NIfTI
+        files, ``{participant_id}`` is the file's name without its ending.
+    cache : str or Path, optional
+        For preprocessed volumes; default ``preprocessed`` beside ``output``, where the next method
+        finds them.
+    fabric : Fabric, optional
+        Launched. Default: the GPU if there is one; all processes that ``torchrun`` or
+        ``fabric run`` started, which divide the scans among them.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    DataFrame
+        What ``scans.csv`` holds. ``problem`` says why a scan could not be explained: the scan is
+        broken, or the method failed on it. ``share_outside_brain`` is the share of the map's size
+        where the network's volume is 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no scan in the folder.
+    ValueError
+        If the method, target, layer or atlas do not fit, the method fails on the template's brain
+        too, scans would overwrite each other's maps, or ``output`` holds maps that were made with
+        other settings.
+    CannotWriteError
+        If the disk is full or refuses.
+    OtherProcessError
+        If another process ended with one of these.
+
+    Warns
+    -----
+    UserWarning
+        If a file of an earlier run is damaged; what it stood for is done again.
+    """
+    folder, output = Path(folder), Path(output)
+    cache = output.parent / "preprocessed" if cache is None else Path(cache)
+    fabric = fabric or launched_fabric()
+    pending = None
+    with together(fabric):
+        grid, classes = model_grid(model), list(model.card["classes"])
+        if target is not None and target not in classes:
+            raise ValueError(f"there is no class {target!r}; the model knows {classes}")
+        atlas = anatomy.atlas(grid) if atlas is None else atlas
+        if atlas.grid != grid:
+            raise ValueError(
+                "the atlas lies on another grid; make it with anatomy.atlas(grid, ...)"
+            )
+        scans = find_scans(folder, endings=records.ENDINGS)
+        for place in (output, cache):
+            if place.resolve() == folder.resolve():
+                raise ValueError(f"files in the folder of the scans would pass for scans: {place}")
+        # Bars of several processes would write over each other.
+        explain = _explainer(model, method, layer, progress and fabric.world_size == 1)
+        model.to(fabric.device)
+        settings = {
+            "weights_sha256": keyed.fingerprint(model),
+            "method": method,
+            "target": target or "predicted",
+            "layer": layer,
+        }
+        if fabric.is_global_zero:  # one looks for all, before anything is written
+            records.check_settings(output, settings)
+            keys = [records.key(folder, scan, grid, masks, settings) for scan in scans]
+            pending = [
+                {**scan, "key": key}
+                for scan, key in zip(scans, keys, strict=True)
+                if not records.finished(output, scan, key)
+            ]
+            records.write_settings(output, settings)
+    pending = fabric.broadcast(pending)
+
+    def explain_scan(scan: dict) -> dict:
+        mask = bids.find_mask(folder, masks, scan)
+        loaded = load_scan(folder / scan["scan"], grid, cache=cache, mask=mask)
+        found, explained_map = _explained(model, loaded.volume, explain, target)
+        record = {**found, **_place(explained_map, grid), **loaded.report.quality()}
+        lines, title = [method, *_in_words(record)], scan["name"]
+        # The volume that the network saw, not the file: no faces, the same slices for everybody.
+        picture = sheet(loaded.volume, explained_map, grid=grid, title=title, lines=lines)
+        in_scan = to_scan(explained_map, loaded.report, grid)
+        grids.save(explained_map, grid, output / f"{scan['name']}{records.MNI_MAP}")
+        grids.save(in_scan, loaded.report.native, output / f"{scan['name']}{records.MAP}")
+        with runtime.replacing(output / f"{scan['name']}{records.PICTURE}") as unfinished:
+            # Half the time of Pillow's default, for files that are 2 % larger.
+            Image.fromarray(picture).save(unfinished, compress_level=4)
+        return record
+
+    @functools.cache
+    def check_method() -> None:
+        try:
+            _explained(model, anatomy.template(grid).t1, explain, target)
+        except Exception as error:
+            raise ValueError(
+                f"{method} fails with this network on the template's brain as well, so no scan "
+                f"can be explained: {_named(error)}"
+            ) from error
+
+    with together(fabric):
+        mine = pending[fabric.global_rank :: fabric.world_size]
+        for scan in runtime.progress(mine, label=method, show=progress and fabric.is_global_zero):
+            records.remove(output, scan)
+            records.write(output, scan, _attempt(explain_scan, scan, check_method))
+    with together(fabric):
+        table = records.read_all(output, scans)
+        if fabric.is_global_zero:
+            records.write_tables(output, table, grid, atlas)
+    return table
+
+
+def model_grid(model: nn.Module) -> Grid:
+    """Return the MNI grid that a model reads, from its card.
+
+    Raises
+    ------
+    ValueError
+        If the card is missing or incomplete, or its shape is not the grid's.
+    """
+    card = getattr(model, "card", {})
+    missing = sorted({"classes", "shape", "spacing_mm"} - card.keys())
+    if missing:
+        raise ValueError(f"the model's card does not say {missing}; see models.save_pretrained")
+    try:
+        grid = grids.mni(card["spacing_mm"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model's card has a spacing_mm of {card['spacing_mm']!r}: {error}"
+        ) from error
+    shape = tuple(np.ravel(card["shape"]).tolist())
+    if shape != grid.shape:
+        raise ValueError(
+            f"the model reads {shape} voxels, the MNI grid of {card['spacing_mm']} mm has "
+            f"{grid.shape}: scans cannot be brought to it"
+        )
+    return grid
+
+
+def _explainer(model: nn.Module, method: str, layer: str | None, progress: bool) -> Callable:
+    if method not in attribution.METHODS:
+        raise ValueError(f"unknown method {method!r}; there are {sorted(attribution.METHODS)}")
+    explain = attribution.METHODS[method]
+    known = inspect.signature(explain).parameters
+    options = {"progress": progress} if "progress" in known else {}
+    if layer is not None:
+        if "layer" not in known:
+            raise ValueError(f"{method} looks at no layer; leave {layer!r} out")
+        models.layer(model, layer)  # says which there are
+        options["layer"] = layer
+    return functools.partial(explain, **options)
+
+
+def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
+    """Return what the model says and why."""
+    classes = model.card["classes"]
+    probabilities = models.predict(model, volume[None])[0].softmax(0)
+    predicted = int(probabilities.argmax())
+    chosen = predicted if target is None else classes.index(target)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explained_map = explain(model, volume[None], chosen)[0]
+    if not (probabilities.isfinite().all() and explained_map.isfinite().all()):
+        raise FloatingPointError(
+            f"the network's answer or the map is not finite; the scan's values reach "
+            f"{float(volume.abs().max()):.3g}, expected about 1"
+        )
+    outside = float(evaluation.share_outside(explained_map[None], volume[None] != 0))
+    said = [str(warning.message) for warning in caught]
+    if outside > 0.5:
+        said.append(f"{outside:.0%} of the map lies outside the brain, where the volume is 0")
+    found = {
+        "predicted": classes[predicted],
+        "predicted_probability": round(float(probabilities[predicted]), 6),
+        "explained": classes[chosen],
+        "explained_probability": round(float(probabilities[chosen]), 6),
+        "share_outside_brain": round(outside, 6),
+        "warnings": "; ".join(dict.fromkeys(said)),
+    }
+    return found, explained_map
+
+
+def _place(explained_map: Tensor, grid: Grid) -> dict:
+    """Say where, in MNI millimetres, the map is strongest, and how strong."""
+    values = explained_map[0].numpy()
+    peak = np.unravel_index(np.abs(values).argmax(), values.shape)
+    where = dict(zip(("x_mm", "y_mm", "z_mm"), grid.millimetres(peak).tolist(), strict=True))
+    return {"strongest": float(values[peak]), **where}
+
+
+def _in_words(record: dict) -> list[str]:
+    return [
+        f"predicted: {record['predicted']}, p = {record['predicted_probability']:.2f}",
+        f"explained: {record['explained']}, p = {record['explained_probability']:.2f}",
+        f"outside the brain: {record['share_outside_brain']:.0%}",
+        *([f"warning: {record['warnings']}"] if record["warnings"] else []),
+    ]
+
+
+def _attempt(explain_scan: Callable, scan: dict, check_method: Callable) -> dict:
+    """Return a scan's record, or one that says why there is no map: one scan ends no run."""
+    try:
+        return explain_scan(scan)
+    except runtime.CannotWriteError:  # the disk's fault, not the scan's
+        raise
+    except (BrokenScanError, FileNotFoundError) as error:
+        return {"problem": str(error)}
+    except Exception as error:
+        check_method()  # where it fails without the scan as well, it is not the scan's fault
+        return {"problem": _named(error), "traceback": traceback.format_exc()}
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -1,0 +1,179 @@
+"""One bad scan ends nothing; what concerns all scans ends the run at once."""
+
+import errno
+import json
+import os
+import tempfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from study import GRID, MAIN, explain
+
+from helpers import attribution, grids
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def problems(out):
+    return json.loads((out / "summary.json").read_text())["problems"]
+
+
+def test_scans_that_are_no_standardised_brains(small, out, brains):
+    grids.save(300 * brains[0], GRID, small / "a.nii.gz")
+    grids.save(torch.full(GRID.shape, torch.nan), GRID, small / "n.nii.gz")
+    (small / "l.nii.gz").symlink_to(small / "never-fetched")
+    assert explain(small, out) == 1
+    assert problems(out).keys() == {"a.nii.gz", "n.nii.gz", "l.nii.gz"}
+    assert "expected about 1 in a brain" in problems(out)["a.nii.gz"]
+    assert "NaN" in problems(out)["n.nii.gz"]
+    assert "no scan at" in problems(out)["l.nii.gz"]
+    # Mended, it is explained, and the good one is not done again.
+    before = (out / "b_map.json").stat().st_mtime_ns
+    grids.save(brains[0], GRID, small / "a.nii.gz")
+    (small / "l.nii.gz").unlink()
+    (small / "n.nii.gz").unlink()
+    assert explain(small, out) == 0
+    assert (out / "a_map.nii.gz").exists()
+    assert (out / "b_map.json").stat().st_mtime_ns == before
+
+
+def test_a_scan_that_broke_since_keeps_no_old_map(small, out):
+    assert explain(small, out) == 0
+    (small / "a.nii.gz").write_bytes(b"cut")
+    assert explain(small, out) == 1
+    assert [path.name for path in out.glob("a_*")] == ["a_map.json"]
+    assert set(pd.read_csv(out / "regions.csv")["name"]) == {"b"}
+
+
+def test_no_good_scan_at_all(small, out):
+    for file in small.iterdir():
+        file.write_bytes(b"cut")
+    assert explain(small, out) == 1
+    assert pd.read_csv(out / "scans.csv")["problem"].notna().all()
+    assert pd.read_csv(out / "regions.csv").empty
+
+
+@pytest.fixture
+def explodes(monkeypatch, brains):
+    """Let the method raise an error for some volumes; count its calls."""
+
+    def install(error, which=lambda volumes: torch.equal(volumes, brains[:1])):
+        calls, gradient = [], attribution.gradient
+
+        def explosive(model, volumes, target):
+            calls.append(volumes)
+            if which(volumes):
+                raise error
+            return gradient(model, volumes, target)
+
+        monkeypatch.setitem(attribution.METHODS, "gradient", explosive)
+        return calls
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RuntimeError("bang"), "RuntimeError: bang"),
+        (ValueError("odd"), "ValueError: odd"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_an_error_inside_a_method_breaks_one_scan(small, out, capsys, explodes, error, problem):
+    calls = explodes(error)
+    assert explain(small, out) == 1
+    assert f"broken: a.nii.gz: {problem}" in capsys.readouterr().err
+    table = pd.read_csv(out / "scans.csv").set_index("name")
+    assert table["problem"].notna().tolist() == [True, False]
+    assert table.loc["a", "problem"] == problem
+    assert problems(out) == {"a.nii.gz": problem}
+    assert [path.name for path in out.glob("a_*")] == ["a_map.json"]
+    # A mistake in the program is not swallowed: the record says where it was made.
+    assert "in explosive" in json.loads((out / "a_map.json").read_text())["traceback"]
+    assert len(calls) == 3  # the two scans, and the template's brain to see whose fault it is
+
+
+def test_what_fails_on_every_brain_ends_the_run_at_once(small, out, capsys, explodes):
+    calls = explodes(ValueError("this network has no ReLU"), which=lambda volumes: True)
+    with pytest.raises(SystemExit) as stopped:
+        explain(small, out)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "gradient fails with this network on the template's brain as well" in said
+    assert "ValueError: this network has no ReLU" in said
+    assert "Traceback" not in said
+    assert len(calls) == 2
+    assert not (out / "scans.csv").exists()
+
+
+def test_a_network_that_answers_nan_ends_the_run_at_once(small, out, capsys, monkeypatch):
+    nothing = {"gradient": lambda model, volumes, target: torch.full_like(volumes, torch.nan)}
+    monkeypatch.setattr(attribution, "METHODS", nothing)
+    with pytest.raises(SystemExit):
+        MAIN([str(out.parent / "tiny.safetensors"), str(small), "--method=gradient"])
+    assert "the network's answer or the map is not finite" in capsys.readouterr().err
+
+
+def test_a_map_outside_the_brain_is_warned_about(small, out, monkeypatch):
+    corner = torch.zeros(1, 1, *GRID.shape)
+    corner[..., 0, 0, 0], corner[..., 12, 14, 12] = -3, 1
+    monkeypatch.setitem(attribution.METHODS, "gradient", lambda *arguments: corner)
+    assert explain(small, out) == 0
+    table = pd.read_csv(out / "scans.csv")
+    assert table["share_outside_brain"].tolist() == [0.75, 0.75]
+    assert table["warnings"].str.contains("75% of the map lies outside the brain").all()
+    assert json.loads((out / "summary.json").read_text())["with_warnings"] == 2
+    corner[..., 12, 14, 12] = 4
+    assert explain(small, out.with_name("inside")) == 0
+    assert pd.read_csv(out.with_name("inside") / "scans.csv")["warnings"].isna().all()
+
+
+# The disk
+
+
+def stopped_by_the_disk(small, out, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        explain(small, out)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said.strip().splitlines()[-1]  # before it, the bar
+
+
+def test_a_file_where_the_output_should_be(small, out, capsys):
+    out.write_text("in the way")
+    assert f"cannot write {out / 'settings.json'}" in stopped_by_the_disk(small, out, capsys)
+
+
+def test_a_read_only_output(small, out, capsys, monkeypatch):
+    def refuse(**where):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), where["dir"])
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    said = stopped_by_the_disk(small, out, capsys)
+    assert said.endswith(f"cannot write {out / 'settings.json'}: Read-only file system")
+
+
+@pytest.mark.parametrize("file", ["a_space-MNI152_map.nii.gz", "b_map.png", "b_map.json"])
+def test_a_disk_that_fills_up(small, out, capsys, monkeypatch, file):
+    real, full = os.fsync, []
+
+    def fsync(handle):
+        if os.readlink(f"/proc/self/fd/{handle}").endswith(f"-{file[-24:]}") and not full:
+            full.append(file)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    said = stopped_by_the_disk(small, out, capsys)
+    assert said.endswith(f"cannot write {out / file}: No space left on device")
+    assert not (out / "scans.csv").exists()
+    assert explain(small, out) == 0  # with room again, it goes on
+    assert np.isfinite(pd.read_csv(out / "scans.csv")["strongest"]).all()

@@ -1,0 +1,144 @@
+"""What the command refuses before it writes anything, in one sentence."""
+
+import json
+import os
+import unicodedata
+
+import pytest
+from study import CARD, GRID, MAIN, contents, explain
+
+from helpers import explain_folder, grids, models
+from helpers.cohorts.scans import find_scans
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run the command; it must end with 2 and one sentence, which is returned."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            MAIN([*map(str, arguments)])
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err.strip()
+        assert "Traceback" not in said
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "tumour"}, "no pretrained weights for 'tumour'; there are"),
+        ({"model": "mine.safetensors"}, "no mine.safetensors; weights lie beside a card"),
+        ({"--method": "guessing"}, "invalid choice: 'guessing'"),
+        ({"--target": "tumour"}, "no class 'tumour'; the model knows ['healthy', 'ball'"),
+        ({"--layer": "block4"}, "gradient looks at no layer"),
+        ({"--method": "grad_cam", "--layer": "top"}, "no layer 'top'; there are"),
+        ({"folder": "nowhere"}, "no folder at nowhere"),
+        ({"--masks": "{patient}.nii"}, "unknown placeholder 'patient'"),
+        ({"--atlas": "labels.nii"}, "no scan at labels.nii"),
+    ],
+)
+def test_wrong_requests(small, tmp_path, refused, changed, message):
+    wanted = {"model": "lesion", "folder": str(small), "--method": "gradient"}
+    model, folder, *options = {**wanted, **changed}.items()
+    flags = [f"{name}={value}" for name, value in options]
+    assert message in refused(model[1], folder[1], *flags, f"--output={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--output", "--cache"])
+def test_files_among_the_scans_would_pass_for_scans(small, tmp_path, refused, option):
+    options = {"--output": tmp_path / "out", option: small}
+    flags = [f"{name}={value}" for name, value in options.items()]
+    said = refused(tmp_path / "tiny.safetensors", small, "--method=gradient", *flags)
+    assert f"would pass for scans: {small}" in said
+    assert sorted(contents(small)) == ["a.nii.gz", "b.nii.gz"]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("s.nii.gz", "s_space-MNI152.nii.gz"),
+        ("s_space-mni152.nii", "S.nii.gz"),
+        ("s.nii", "s.nii.gz"),
+        ("s.nii.gz", "S.nii.gz"),
+        ("é.nii.gz", f"{unicodedata.normalize('NFD', 'é')}.nii.gz"),
+        ("sub-1/ses-a/anat/sub-1_T1w.nii.gz", "sub-1/ses-b/anat/sub-1_T1w.nii.gz"),
+    ],
+)
+def test_scans_that_would_overwrite_each_others_maps(tmp_path, prepared, refused, brains, names):
+    for name, volume in zip(names, brains, strict=False):
+        grids.save(volume, GRID, tmp_path / "scans" / name)
+    out = tmp_path / "out"
+    weights = prepared / "tiny.safetensors"
+    said = refused(weights, tmp_path / "scans", "--method=gradient", f"--output={out}")
+    assert all(name in said for name in names)
+    assert "would overwrite each other" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"caf\xe9.nii.gz", r"the name of 'caf\udce9.nii.gz' in"),
+        (b"n" * 232 + b".nii.gz", "a result's name would have 256 bytes, disks take 255"),
+    ],
+)
+def test_names_that_cannot_be_written(small, tmp_path, refused, name, message):
+    (small / "a.nii.gz").rename(small / os.fsdecode(name))
+    flags = ["--method=gradient", f"--output={tmp_path / 'out'}"]
+    said = refused(tmp_path / "tiny.safetensors", small, *flags)
+    assert message in said
+    assert "rename the file" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_name_that_fits(small, tmp_path):
+    (small / "a.nii.gz").rename(small / f"{'n' * 231}.nii.gz")
+    assert explain(small, tmp_path / "out") == 0
+    assert (tmp_path / f"out/{'n' * 231}_space-MNI152_map.nii.gz").exists()
+
+
+def test_names_of_scans_alone_collide_too(small):
+    (small / "A.nii").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"A.nii and a.nii.gz in .* overwrite each other"):
+        find_scans(small)
+
+
+# Settings and cards
+
+
+def test_other_settings_need_another_folder(small, finished, tmp_path, refused):
+    before = contents(finished)
+    flags = ["--method=gradient", f"--output={finished}", "--target=lesion"]
+    assert "made with" in refused(tmp_path / "tiny.safetensors", small, *flags)
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("spacing", ["four", None, 0, -4, float("nan"), 3.7, [4, 4, 4]])
+def test_a_card_with_a_bad_spacing(small, tmp_path, refused, spacing):
+    (tmp_path / "tiny.json").write_text(json.dumps({**CARD, "spacing_mm": spacing}))
+    flags = ["--method=gradient", f"--output={tmp_path / 'out'}"]
+    said = refused(tmp_path / "tiny.safetensors", small, *flags)
+    assert f"the model's card has a spacing_mm of {spacing!r}" in said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"course"'])
+def test_a_damaged_card(small, tmp_path, refused, text):
+    (tmp_path / "tiny.json").write_text(text)
+    said = refused(tmp_path / "tiny.safetensors", small, "--method=gradient")
+    assert f"{tmp_path / 'tiny.json'} is no card" in said
+
+
+def test_a_card_that_does_not_fit():
+    model = models.build("kan2020", 2, (58, 70, 58))
+    with pytest.raises(ValueError, match=r"does not say \['classes', 'shape', 'spacing_mm'\]"):
+        explain_folder.model_grid(model)
+    model.card = {"classes": ["f", "m"], "shape": [58, 70, 58], "spacing_mm": 4.0}
+    with pytest.raises(ValueError, match=r"the model reads \(58, 70, 58\) voxels"):
+        explain_folder.model_grid(model)
