@@ -8,6 +8,7 @@ Chattopadhay et al. (2018), Grad-CAM++: improved visual explanations, arXiv 1710
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from helpers import models
 from helpers.attribution.contract import captured, explain_in_batches
-from helpers.attribution.guided_backprop import guided_gradient
+from helpers.attribution.guided_backprop import OnlyReLU, guided_gradient
 
 
 def grad_cam(
@@ -161,29 +162,44 @@ def guided_grad_cam(
         cam = _cam_by_mean_gradient(logits, features, batch)
         return cam * guided_gradient(logits, batch)
 
-    return _explain(guided, model, volumes, target, layer, batch_size, "guided Grad-CAM")
+    return _explain(guided, model, volumes, target, layer, batch_size, "guided Grad-CAM", OnlyReLU)
 
 
 def _explain(
-    cam: Callable, model, volumes, target, layer: str | None, batch_size: int, label: str
+    cam: Callable,
+    model,
+    volumes,
+    target,
+    layer: str | None,
+    batch_size: int,
+    label: str,
+    tracing: Callable = nullcontext,
 ) -> Float[Tensor, "subject 1 x y z"]:
     """Run the model, keep a layer's feature maps and make maps of them.
 
     ``cam(logits, features, batch)`` gets each subject's logit, the feature maps and the volumes.
+    The network runs inside ``tracing()``.
     """
-    name = _last_convolution(model) if layer is None else layer
+    name = _convolutions(model)[-1] if layer is None else layer
     module = models.layer(model, name)
 
     def explainer(batch: Tensor, targets: Tensor) -> Tensor:
-        with captured(module) as outputs:
-            logits = models.target_logits(model(batch.requires_grad_().clone()), targets)
+        batch.requires_grad_()
+        with captured(module) as outputs, tracing():
+            output = model(batch.clone())
+        if not outputs and layer is None:
+            *others, unused = _convolutions(model)
+            raise ValueError(
+                f"the last convolution that was built, {unused!r}, is never passed; name one that "
+                f"is with layer=, such as {others[-1:]} or a block"
+            )
         if len(outputs) != 1 or outputs[0].ndim != 5:
             what = f"shape {tuple(outputs[0].shape)}" if outputs else "nothing"
             raise ValueError(
                 f"layer {name!r} was passed {len(outputs)} times and put out {what}; "
                 f"{label} needs a layer with one set of 3D feature maps"
             )
-        return cam(logits, outputs[0], batch)
+        return cam(models.target_logits(output, targets), outputs[0], batch)
 
     return explain_in_batches(
         model,
@@ -214,8 +230,8 @@ def _weighted(features: Tensor, weights: Tensor, batch: Tensor) -> Tensor:
     return F.interpolate(coarse, batch.shape[2:], mode="trilinear", align_corners=False)
 
 
-def _last_convolution(model: nn.Module) -> str:
+def _convolutions(model: nn.Module) -> list[str]:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv3d)]
     if not names:
         raise ValueError("the model has no Conv3d; name the layer whose feature maps to use")
-    return names[-1]
+    return names

@@ -21,10 +21,10 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
 
 from helpers import models
 from helpers.attribution.contract import explain_in_batches
+from helpers.attribution.tracing import RESHAPING, Traced
 
 RULES = ("composite", "epsilon")
 
@@ -34,9 +34,10 @@ _STRAIGHT_THROUGH_ZERO = {
     *("max_pool3d", "adaptive_max_pool3d", "amax"),
     *("avg_pool3d", "adaptive_avg_pool3d", "mean", "sum"),
     *("add", "add_", "__add__", "__radd__", "__iadd__"),
-    *("flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose"),
-    *("cat", "stack", "__getitem__", "contiguous", "clone", "dropout", "dropout3d"),
+    *("cat", "stack", "dropout", "dropout3d", *RESHAPING),
 }
+
+_REFUSAL = "LRP has no rule for {name}, so its map would be wrong. It knows {known}."
 
 
 def lrp(
@@ -106,7 +107,7 @@ def lrp(
     }
 
     def explainer(batch: Tensor, targets: Tensor) -> Tensor:
-        with _Traced(steps):
+        with Traced(_STRAIGHT_THROUGH_ZERO, steps, _REFUSAL):
             logits = model(batch.requires_grad_().clone())
         explained = models.target_logits(logits, targets).sum()
         return batch * torch.autograd.grad(explained, batch)[0]
@@ -168,35 +169,6 @@ class _Share(torch.autograd.Function):
             return ctx.rule(x, output, gradients * output), None, None
 
 
-class _Traced(TorchFunctionMode):
-    """While active, every call into torch is seen, and one without a rule is refused."""
-
-    def __init__(self, steps: dict):
-        super().__init__()
-        self.steps = steps
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        name, kwargs = function.__name__, kwargs or {}
-        if not any(v.requires_grad for v in _tensors((*args, *kwargs.values()))):
-            return function(*args, **kwargs)  # does not depend on the volume
-        step = partial(self.steps[name], function) if name in self.steps else function
-        output = step(*args, **kwargs)
-        known = _STRAIGHT_THROUGH_ZERO.union(self.steps)
-        # Sizes may be asked for. What puts out tensors has to be known, and gradients be on in it.
-        if not all(name in known and tensor.requires_grad for tensor in _tensors(output)):
-            raise ValueError(
-                f"LRP has no rule for {resolve_name(function) or name}, so its map would be wrong. "
-                f"It knows {', '.join(sorted(known))}."
-            )
-        return output
-
-
-def _tensors(values) -> list[Tensor]:
-    if isinstance(values, list | tuple):
-        return [tensor for value in values for tensor in _tensors(value)]
-    return [values] if isinstance(values, Tensor) else []
-
-
 def _layer(rule, function, input, weight, bias=None, *options, **named) -> Tensor:
     """Compute a convolution or a linear layer."""
 
@@ -227,8 +199,6 @@ def _batch_norm(
     eps=1e-5,
 ) -> Tensor:
     """Fold the normalization into the layer before it."""
-    if training:
-        raise ValueError("LRP cannot fold a BatchNorm that uses the statistics of the batch")
     output = function(input, running_mean, running_var, weight, bias, False, momentum, eps)
     version, *source = getattr(input, "weighted_sum", (None,))
     if version != input._version:  # from something else, or changed in place since

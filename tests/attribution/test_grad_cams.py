@@ -99,7 +99,7 @@ def test_guided_grad_cam_refuses_a_network_without_relu(volumes):
     model = nn.Sequential(
         nn.Conv3d(1, 4, 3), nn.ELU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
     )
-    with pytest.raises(ValueError, match="networks with ReLU; this one has 0 ReLUs"):
+    with pytest.raises(ValueError, match="no other activation; this one calls .*elu"):
         attribution.guided_grad_cam(model, volumes)
 
 
@@ -129,6 +129,12 @@ class TestLayers:
         model.unused = nn.Conv3d(1, 1, 1)
         with pytest.raises(ValueError, match="was passed 0 times and put out nothing"):
             explain(model, volumes, layer="unused")
+        with pytest.raises(
+            ValueError,
+            match=r"the last convolution that was built, 'unused', is never passed; name one that "
+            r"is with layer=, such as \['block4.3'\] or a block",
+        ):
+            explain(model, volumes)
 
     def test_zero_maps_say_which_layer(self, method, volumes):
         model, explain = network("course"), attribution.METHODS[method]

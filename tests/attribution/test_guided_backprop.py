@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import GuidedBackprop
+from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
 from monai.visualize import GuidedBackpropGrad
 from networks import SHAPE, Functions, Modules, network, relative, volumes_for
 from torch import nn
@@ -82,6 +83,20 @@ def test_densenet_differs_from_the_gradient():
     assert relative(guided, attribution.gradient(model, volumes, 1)) > 0.1
 
 
+class Swish(torch.autograd.Function):
+    """An activation with a backward step of its own, as in MONAI's EfficientNet."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, gradients):
+        (x,) = ctx.saved_tensors
+        return gradients * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+
 class Other(nn.Module):
     def __init__(self, *activations):
         super().__init__()
@@ -98,33 +113,79 @@ class Other(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("activations", "message"),
+    ("activation", "called"),
     [
-        ((), "has 0 ReLUs and of other activations: none either"),
-        ((F.elu,), "has 0 ReLUs and of other activations: elu"),
-        ((F.relu, F.elu), "has 1 ReLUs and of other activations: elu"),
-        ((F.gelu,), "gelu"),
-        ((F.silu,), "silu"),
-        ((F.leaky_relu,), "leaky_relu"),
-        ((F.relu6,), "hardtanh"),
-        ((nn.PReLU(),), "prelu"),
-        ((F.softplus,), "softplus"),
-        ((F.mish,), "mish"),
-        ((F.hardswish,), "hardswish"),
+        (F.elu, "elu"),
+        (F.gelu, "gelu"),
+        (F.silu, "silu"),
+        (F.leaky_relu, "leaky_relu"),
+        (F.relu6, "relu6"),
+        (nn.PReLU(), "prelu"),
+        (F.softplus, "softplus"),
+        (F.mish, "mish"),
+        (F.hardswish, "hardswish"),
+        (torch.tanh, "tanh"),
+        (F.softsign, "softsign"),
+        (lambda x: F.glu(x, 1).repeat(1, 2, 1, 1, 1), "glu"),
+        (F.hardsigmoid, "hardsigmoid"),
+        (lambda x: F.rrelu(x, training=False), "rrelu"),
+        (lambda x: F.threshold(x, 0.1, 0), "threshold"),
+        (torch.sigmoid, "sigmoid as an activation"),
+        (lambda x: x * torch.sigmoid(x), "sigmoid as an activation"),
+        (lambda x: x * (1 * x.sigmoid()).view(x.shape), "sigmoid as an activation"),
+        (lambda x: x * x, "mul of things that it computed"),
+        (lambda x: x / (1 + x.mean(1, keepdim=True)), "div of things"),
+        (lambda x: torch.div(torch.ones(1), 5 + x), "div of"),
+        (lambda x: x.clamp(min=0), "clamp"),
+        (lambda x: torch.maximum(x, torch.zeros(1)), "maximum"),
+        (lambda x: torch.where(x > 0, x, 0), "gt"),
+        (lambda x: x * (x > 0), "gt"),
+        (lambda x: x * x.detach().sign(), "detach"),
+        (lambda x: x * (x.data > 0), "__get__"),
+        (lambda x: (x + x.abs()) / 2, "abs"),
+        (Swish.apply, "sigmoid"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_refuses_networks_without_relu_or_with_other_activations(activations, message, volumes):
-    with pytest.raises(ValueError, match=f"networks with ReLU; this one .*{message}"):
-        attribution.guided_backprop(Other(*activations), volumes)
+@pytest.mark.parametrize("relus", [[], [F.relu]], ids=["alone", "beside a ReLU"])
+def test_refuses_other_activations_however_they_are_written(activation, called, relus, volumes):
+    model = Other(*relus, activation)
+    for method in (attribution.guided_backprop, attribution.guided_grad_cam):
+        with pytest.raises(ValueError, match=f"no other activation; this one calls .*{called}"):
+            method(model, volumes)
 
 
-def test_refuses_eitel2022():
-    with pytest.raises(ValueError, match="has 0 ReLUs and of other activations: elu"):
+def test_refuses_networks_without_relu(volumes):
+    with pytest.raises(ValueError, match="networks with ReLU; this one has none"):
+        attribution.guided_backprop(Other(), volumes)
+    with pytest.raises(ValueError, match="this one calls .*elu"):
         attribution.guided_backprop(network("eitel2022"), volumes_for("eitel2022", 1))
 
 
-def test_sigmoid_gates_are_no_activations_to_refuse(volumes):
-    model = Other(F.relu, torch.sigmoid)
-    model.linear.weight.data.abs_()  # so that positive gradients reach the ReLU
-    maps = attribution.guided_backprop(model, volumes, 0)
-    assert maps.abs().max() > 0
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda x: x * torch.sigmoid(x.mean((2, 3, 4), keepdim=True)),
+        lambda x: x * torch.sigmoid(x.mean((2, 3, 4))).view(*x.shape[:2], 1, 1, 1),
+        lambda x: 2 * torch.sigmoid(x.mean(1, keepdim=True)) * x,
+    ],
+    ids=["channels", "channels, reshaped", "places"],
+)
+def test_sigmoid_gates_are_no_activations_to_refuse(gate, volumes):
+    """The oracle is Captum; it changes the gradients of ReLU modules alone."""
+    model = Other(nn.ReLU(), gate)
+    model.register_module("relu", model.activations[0])
+    ours = attribution.guided_backprop(model, volumes, TARGET)
+    oracle = GuidedBackprop(model).attribute(volumes.clone().requires_grad_(), TARGET)
+    assert relative(ours, oracle.detach()) < 1e-4
+
+
+def test_squeeze_and_excitation():
+    """MONAI's, with the ReLU inside the gate."""
+    torch.manual_seed(0)
+    model = Other(ChannelSELayer(3, 4, r=1), nn.ReLU())
+    model.parts = nn.ModuleList(model.activations)
+    volumes = torch.randn(2, 1, *SHAPE)
+    ours = attribution.guided_backprop(model, volumes, TARGET)
+    oracle = GuidedBackprop(model).attribute(volumes.clone().requires_grad_(), TARGET)
+    assert relative(ours, oracle.detach()) < 1e-4
