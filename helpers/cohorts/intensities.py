@@ -1,4 +1,4 @@
-"""Intensities of a scan: what raw ones must be like, and the standard that networks read."""
+"""The standard of intensities that all networks read: background 0, median of the brain 1."""
 
 import torch
 from jaxtyping import Bool, Float

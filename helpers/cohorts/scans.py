@@ -10,16 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import anatomy, grids
-from helpers.cohorts import bids, preprocessing
+from helpers import grids
+from helpers.cohorts import bids, plausibility, preprocessing
 from helpers.cohorts.report import Report
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
 LONGEST_NAME = 255  # bytes, on all common disks
-
-# A standardised brain has its median near 1; a lesion or an atrophied brain moves it a little.
-STANDARDISED_MEDIAN = (0.5, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,20 +94,13 @@ def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | N
     data, _ = grids.read(path)
     volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy yet
     try:
-        grids.check_volumes(volume[None], grid)
-    except ValueError as error:
-        raise BrokenScanError(str(error)) from error
-    median = float(volume[volume != 0].median())
-    low, high = STANDARDISED_MEDIAN
-    if not low <= median <= high:
+        correlation = plausibility.check_standardised(volume, grid)
+    except BrokenScanError as error:
         raise BrokenScanError(
-            f"the scan lies on the model's grid, so it is not preprocessed again; but the median "
-            f"of its voxels that are not 0 is {median:.3g}, expected about 1 in a brain with a "
-            f"background of 0. Make it so with intensities.standardise, or give the raw scan"
-        )
-    template = anatomy.template(grid)
-    correlation = torch.corrcoef(torch.stack([volume[template.mask], template.t1[template.mask]]))
-    report = Report(native, np.eye(4), None, None, float(correlation[0, 1]), volume_ratio=1.0)
+            f"the scan lies on the model's grid, so it is not preprocessed again; but {error}. "
+            f"Make it so with intensities.standardise, or give the raw scan"
+        ) from error
+    report = Report(native, np.eye(4), None, None, correlation, volume_ratio=1.0)
     return Scan(volume, report)
 
 
