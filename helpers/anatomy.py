@@ -171,6 +171,18 @@ def atlas(
     return Atlas(grid, labels, {label: known[label] for label in sorted(kept)})
 
 
+def widen(mask: Bool[Tensor, "*batch x y z"], *, voxels: int) -> Bool[Tensor, "*batch x y z"]:
+    """Grow a mask by so many voxels along each axis; a single voxel becomes a cube."""
+    for axis in (-3, -2, -1):
+        grown = mask.clone()
+        for step in range(1, min(voxels, mask.shape[axis] - 1) + 1):
+            kept = mask.shape[axis] - step
+            grown.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, step, kept))
+            grown.narrow(axis, step, kept).logical_or_(mask.narrow(axis, 0, kept))
+        mask = grown
+    return mask
+
+
 def _read_labels(source: nib.Nifti1Image | str | Path) -> tuple[np.ndarray, Grid]:
     if not isinstance(source, nib.Nifti1Image):
         return grids.read(source)

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from nilearn import datasets, image
+from scipy import ndimage
 
 from helpers import anatomy, grids
 
@@ -124,6 +125,14 @@ def test_atlas_of_a_nilearn_fetcher(source, tmp_path):
         found = anatomy.atlas(grids.mni(), fetched)
     assert found.names == {1: "Right Hippocampus", 2: "Left Lateral Ventricle"}
     check_regions(found, grids.mni())
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 3, 40])
+def test_widened_is_scipys_maximum_over_a_cube(voxels):
+    mask = torch.rand(2, 16, 20, 24, generator=torch.Generator().manual_seed(0)) > 0.998
+    for one, wide in zip(mask, anatomy.widen(mask, voxels=voxels), strict=True):
+        oracle = ndimage.maximum_filter(one.numpy(), 2 * voxels + 1, mode="constant")
+        np.testing.assert_array_equal(wide, oracle)
 
 
 def test_tissues_are_the_default_atlas():

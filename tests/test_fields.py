@@ -57,6 +57,37 @@ def test_warp_and_integration_equal_monai(volumes):
     torch.testing.assert_close(ours, oracle, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_points_are_looked_up_as_scipy_does_on_any_number_of_threads(order, threads):
+    volume = torch.rand(1, 2, *SHAPE, generator=torch.Generator().manual_seed(3))
+    shape = torch.tensor(SHAPE).view(1, 3, 1)
+    # Off the halves, where the nearest voxel is a matter of taste, and beyond the border too.
+    points = (shape + 4) * torch.rand(1, 3, 101, generator=torch.Generator().manual_seed(4)) - 2
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = fields.sample(volume, points, nearest=order == 0)
+    finally:
+        torch.set_num_threads(before)
+    for channel in range(2):
+        oracle = ndimage.map_coordinates(
+            volume[0, channel].numpy(), points[0].numpy(), order=order, mode="nearest"
+        )
+        np.testing.assert_allclose(found[0, channel], oracle, atol=1e-5)
+
+
+def test_a_flow_followed_in_some_voxels_is_the_flow_there():
+    velocity = smooth_field(5)
+    within = torch.zeros(SHAPE, dtype=torch.bool)
+    within[3:13, 4:16, 5:19] = True
+    everywhere = fields.integrate_velocity(velocity, steps=4)
+    some = fields.integrate_velocity(velocity, steps=4, within=within)
+    inner = (..., slice(7, 9), slice(8, 12), slice(9, 15))  # motions here stay within four voxels
+    assert torch.equal(some[inner], everywhere[inner])
+    assert torch.equal(some[:, :, ~within], velocity[:, :, ~within] / 16)
+
+
 def test_compose_is_first_then_second():
     x = torch.arange(SHAPE[0], dtype=torch.float32).view(1, 1, -1, 1, 1).expand(1, 1, *SHAPE)
     first, second = smooth_field(2, subjects=1), smooth_field(3, subjects=1)
@@ -156,6 +187,13 @@ def test_folding_fraction():
     half[0, 1] = torch.where(indices[0, 1] < 10, 0.0, -2 * (indices[0, 1] - 10))
     share = float(fields.folding_fraction(half))
     assert share == pytest.approx(0.5, abs=1.01 / SHAPE[1])  # the fold's own layer counts or not
+
+
+def test_jacobian_is_the_determinant_of_the_slopes():
+    field = smooth_field(6)
+    slopes = [torch.stack(torch.gradient(field[:, i], dim=(1, 2, 3)), dim=-1) for i in range(3)]
+    oracle = torch.linalg.det(torch.stack(slopes, dim=-2) + torch.eye(3))
+    torch.testing.assert_close(fields.jacobian_determinant(field), oracle, atol=1e-5, rtol=1e-5)
 
 
 def test_jacobian_equals_voxelmorph():

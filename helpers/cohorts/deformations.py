@@ -132,11 +132,23 @@ class Deformation:
     strength: float
     head_size: float = 1.0
 
-    def displacement(self, grid: Grid) -> Float[Tensor, "1 3 x y z"]:
-        """Return the field that pulls the healthy template into the ill one, in voxels."""
+    def displacement(
+        self, grid: Grid, *, within: Bool[Tensor, "x y z"] | None = None
+    ) -> Float[Tensor, "1 3 x y z"]:
+        """Return the field that pulls the healthy template into the ill one, in voxels.
+
+        With ``within``, the field counts in these voxels alone.
+        """
+        if self.strength == 0:
+            return torch.zeros(1, 3, *grid.shape)
         velocity, _ = _of_strength_one(self.structures, grid)
         # Motions of millimetres: 16 small steps are ample.
-        return fields.integrate_velocity(self.strength * velocity, steps=4)
+        return fields.integrate_velocity(self.strength * velocity, steps=4, within=within)
+
+    def reach(self, grid: Grid) -> float:
+        """Return a bound of the motion along any axis, in voxels."""
+        velocity, _ = _of_strength_one(self.structures, grid)
+        return abs(self.strength) * float(velocity.abs().max())
 
     def site(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
         """Return the voxels within the structures, whatever the strength."""

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from helpers.anatomy import widen
 from helpers.cohorts.cohort import Cohort
 
 SAFE = (0.40, 0.60)
@@ -38,7 +39,7 @@ def image_statistics(cohort: Cohort) -> pd.DataFrame:
         volume = cohort.volumes[i]
         site = torch.zeros_like(volume, dtype=torch.bool)
         if cohort.truth is not None:
-            site = _widen(cohort.truth.site[i], voxels=2)
+            site = widen(cohort.truth.site[i], voxels=2)
         brain = volume != 0
         rows.append(_statistics(volume, brain, brain & ~site, cohort.grid.voxel_volume_mm3))
     return pd.DataFrame(rows)
@@ -88,7 +89,7 @@ def _statistics(
     away: Bool[Tensor, "1 x y z"],
     voxel_volume_mm3: float,
 ) -> dict[str, float]:
-    inner = ~_widen(~brain, voxels=1)
+    inner = ~widen(~brain, voxels=1)
     local_mean = F.avg_pool3d(volume[None], 3, stride=1, padding=1)[0]
     neighbours = away & torch.roll(away, 1, dims=3) & inner
     pairs = torch.stack([volume[neighbours], torch.roll(volume, 1, dims=3)[neighbours]])
@@ -100,16 +101,6 @@ def _statistics(
         "brain volume": float(brain.sum()) * voxel_volume_mm3 / 1000,
         "border": float(volume[away & ~inner].mean()),
     }
-
-
-def _widen(mask: Bool[Tensor, "1 x y z"], *, voxels: int) -> Bool[Tensor, "1 x y z"]:
-    """Grow a mask by so many voxels along each axis, axis by axis (a cube at once is slower)."""
-    grown = mask[None].float()
-    for axis in range(3):
-        width, padding = [1, 1, 1], [0, 0, 0]
-        width[axis], padding[axis] = 2 * voxels + 1, voxels
-        grown = F.max_pool3d(grown, width, stride=1, padding=padding)
-    return grown[0] > 0
 
 
 def _cross_validated_auc(features: np.ndarray, labels: np.ndarray, folds: int, seed: int) -> float:

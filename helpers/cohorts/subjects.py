@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from helpers import fields
-from helpers.anatomy import Anatomy
+from helpers.anatomy import Anatomy, widen
 from helpers.cohorts.deformations import Deformation
 from helpers.cohorts.intensities import standardise
 from helpers.grids import Grid
@@ -137,25 +137,39 @@ def render(variation: Variation, anatomy: Anatomy, deformation: Deformation | No
     """Return the subject without noise, and where and how the deformation changed it."""
     grid = anatomy.grid
     head_size = 1.0 if deformation is None else deformation.head_size
-    healthy = field = displacement(variation, grid, head_size=head_size)
-    site, log_expansion = torch.zeros_like(anatomy.mask), None
+    healthy = displacement(variation, grid, head_size=head_size)
+    # Four of five voxels are air. Only those are looked up that the effect may move into the brain.
+    reach = 0.0 if deformation is None else deformation.reach(grid)
+    near = widen(anatomy.mask, voxels=math.ceil(reach + 0.5))
+    inside = fields.warp(near[None].float(), healthy, nearest=True).flatten().nonzero()[:, 0]
+    inside = inside.expand(3, -1)
+    voxels = fields.identity(grid.shape)[0].flatten(1).gather(1, inside)[None]
+    field = healthy[0].flatten(1).gather(1, inside)[None]
     if deformation is not None:
-        effect = deformation.displacement(grid)
-        field = fields.compose(effect, healthy)
-        changes = torch.cat([deformation.site(grid)[None].float(), fields.log_expansion(effect)], 1)
-        site, log_expansion = fields.warp(changes, healthy)[0].split([1, 1])
-        site = site > 0.5
+        effect = deformation.displacement(grid, within=widen(near, voxels=2)[0])
+        changes = [effect, deformation.site(grid)[None].float(), fields.log_expansion(effect)]
+        changes = fields.sample(torch.cat(changes, 1), voxels + field)
+        field = field + changes[:, :3]
     sources = torch.cat([anatomy.t1, anatomy.tissues, anatomy.mask.float()])[None]
-    t1, tissues, mask = fields.warp(sources, field)[0].split([1, 3, 1])
+    t1, tissues, mask = fields.sample(sources, voxels + field)[0].split([1, 3, 1])
     mask = mask > 0.5
     tissues = tissues * mask
-    t1 = standardise(t1 * (1 + torch.einsum("t,txyz->xyz", variation.contrast, tissues)), mask)
+    t1 = t1 * (1 + torch.einsum("t,tn->n", variation.contrast, tissues))
+    t1 = standardise(t1[None], mask[None])[0]
+    site, log_expansion = torch.zeros_like(mask), None
     if deformation is not None:
+        site, log_expansion = mask & (changes[0, 3:4] > 0.5), changes[0, 4:]
         # A grown ventricle darkens the median of the whole brain, and with it every voxel: the
         # network would read the effect anywhere. Only tissue away from the structures counts.
         t1 = t1 / t1[mask & ~site].median()
         log_expansion = (log_expansion + 3 * math.log(head_size)) * mask
-    return Brain(t1, tissues, mask, site & mask, log_expansion)
+
+    def whole(values):
+        volume = values.new_zeros(len(values), math.prod(grid.shape))
+        return volume.scatter_(1, inside[: len(values)], values).unflatten(1, grid.shape)
+
+    parts = (t1, tissues, mask, site, log_expansion)
+    return Brain(*(None if part is None else whole(part) for part in parts))
 
 
 def acquire(

@@ -1,5 +1,6 @@
 """Effects of form: sign, size, place, and no way to see them from elsewhere."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from helpers import anatomy, cohorts, fields, grids
-from helpers.cohorts import subjects
+from helpers.cohorts import deformations, subjects
 from helpers.cohorts.deformations import STRUCTURES, Deformation, Structure
 
 FLUID = 2
@@ -97,6 +98,29 @@ def test_away_from_the_structures_a_patient_looks_like_the_same_control(atrophy)
     difference = (patient.t1 - control.t1).abs()
     assert difference[far].mean() < 0.005
     assert difference[control.site].mean() > 10 * difference[far].mean()
+
+
+@pytest.mark.parametrize("task", ["lesion", "atrophy", "alcohol", "sex"])
+def test_looking_up_the_brain_alone_is_looking_up_every_voxel(task):
+    """Oracle: the composed field over the whole grid, warped as a whole."""
+    template = anatomy.template()
+    cohort = cohorts.simulate(task, subjects=4, seed=3)
+    for drawn in cohort.parameters:
+        deformation = drawn.deformation or Deformation(STRUCTURES["sex"], 0.0)
+        healthy = subjects.displacement(
+            drawn.variation, template.grid, head_size=deformation.head_size
+        )
+        velocity, _ = deformations._of_strength_one(deformation.structures, template.grid)
+        effect = fields.integrate_velocity(deformation.strength * velocity, steps=4)
+        sources = torch.cat([template.tissues, template.mask.float()])[None]
+        oracle = fields.warp(sources, fields.compose(effect, healthy))[0]
+        brain = subjects.render(drawn.variation, template, drawn.deformation)
+        assert torch.equal(brain.mask, oracle[3:] > 0.5)
+        torch.testing.assert_close(brain.tissues, oracle[:3] * brain.mask, atol=1e-5, rtol=0)
+        if drawn.deformation is not None:
+            expected = fields.warp(fields.log_expansion(effect), healthy)[0]
+            expected = (expected + 3 * math.log(deformation.head_size)) * brain.mask
+            torch.testing.assert_close(brain.log_expansion, expected, atol=2e-5, rtol=0)
 
 
 def test_render_again_and_prefix(atrophy):
