@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helpers import fields, runtime
-from helpers.cohorts import subjects as healthy
+from helpers.cohorts import healthy
 from helpers.grids import Grid
 
 Volumes = Float[Tensor, "image 1 x y z"]
@@ -85,7 +85,7 @@ def people(grid: Grid, *, subjects: int = 24, seed: int = 0, noise: float = 0.03
     grid : Grid
         That of the volumes.
     subjects : int
-        How many people to draw from, default 24; see `helpers.cohorts.subjects`.
+        How many people to draw from, default 24; see `helpers.cohorts.healthy`.
     noise : float
         Standard deviation inside the brain, whose median is 1.
     """

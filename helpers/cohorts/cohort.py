@@ -24,9 +24,9 @@ class Truth:
     ----------
     mask : tensor of shape (subject, 1, x, y, z)
         Voxels whose value the label decides. Empty in a subject without an effect.
-    site : tensor of shape (subject, 1, x, y, z)
-        Where the effect is, or in a control *would be*: every subject draws a site in the same
-        way. Comparing outside all sites is how the leak audit stays fair.
+    place : tensor of shape (subject, 1, x, y, z)
+        Where the effect is, or in a control *would be*: every subject draws a place in the same
+        way. Comparing outside all places is how the leak audit stays fair.
     shortcut : tensor of shape (subject, 1, x, y, z)
         Voxels that go with the label without being the disease (a scanner tag).
     log_expansion : tensor of shape (subject, 1, x, y, z), optional
@@ -34,13 +34,13 @@ class Truth:
     """
 
     mask: Bool[Tensor, "subject 1 x y z"]
-    site: Bool[Tensor, "subject 1 x y z"]
+    place: Bool[Tensor, "subject 1 x y z"]
     shortcut: Bool[Tensor, "subject 1 x y z"]
     log_expansion: Float[Tensor, "subject 1 x y z"] | None = None
 
     def __getitem__(self, index) -> "Truth":
         expansion = None if self.log_expansion is None else self.log_expansion[index]
-        return Truth(self.mask[index], self.site[index], self.shortcut[index], expansion)
+        return Truth(self.mask[index], self.place[index], self.shortcut[index], expansion)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +255,7 @@ def concatenate(parts: Sequence[Cohort]) -> Cohort:
 
 def _concatenate_truths(truths: list[Truth]) -> Truth:
     joined = {}
-    for name in ("mask", "site", "shortcut", "log_expansion"):
+    for name in ("mask", "place", "shortcut", "log_expansion"):
         values = [getattr(truth, name) for truth in truths]
         joined[name] = None if any(v is None for v in values) else torch.cat(values)
     return Truth(**joined)

@@ -18,7 +18,7 @@ from torch import Tensor
 from helpers import fields
 from helpers.grids import Grid
 
-_REACH = 1.5  # a structure's site ends at so many radii, where most of its motion is over
+_REACH = 1.5  # a structure's place ends at so many radii, where most of its motion is over
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Deformation:
         velocity, _ = _of_strength_one(self.structures, grid)
         return abs(self.strength) * float(velocity.abs().max())
 
-    def site(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
+    def place(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
         """Return the voxels within the structures, whatever the strength."""
         return _of_strength_one(self.structures, grid)[1]
 
@@ -159,10 +159,10 @@ class Deformation:
 def _of_strength_one(
     structures: tuple[Structure, ...], grid: Grid
 ) -> tuple[Float[Tensor, "1 3 x y z"], Bool[Tensor, "1 x y z"]]:
-    """Return the velocity in voxels and the site; all subjects of a task share them."""
+    """Return the velocity in voxels and the place; all subjects of a task share them."""
     centers_mm = grid.centers_mm()
     velocity_mm = torch.zeros(3, *grid.shape)
-    site = torch.zeros(1, *grid.shape, dtype=torch.bool)
+    place = torch.zeros(1, *grid.shape, dtype=torch.bool)
     for structure in structures:
         from_center = centers_mm - torch.tensor(structure.center_mm).view(3, 1, 1, 1)
         squared = from_center.square().sum(0)
@@ -170,6 +170,6 @@ def _of_strength_one(
         # A flow of a/3 along each axis multiplies the volume at the centre by exp(a). The field
         # pulls: to grow, look closer to the centre.
         velocity_mm -= structure.log_expansion / 3 * from_center * fading
-        site[0] |= squared <= (_REACH * structure.radius_mm) ** 2
+        place[0] |= squared <= (_REACH * structure.radius_mm) ** 2
     to_voxels = torch.tensor(grid.affine[:3, :3], dtype=torch.float32).inverse()
-    return torch.einsum("ij,jxyz->ixyz", to_voxels, velocity_mm)[None], site
+    return torch.einsum("ij,jxyz->ixyz", to_voxels, velocity_mm)[None], place

@@ -2,7 +2,7 @@
 
 A network takes the easiest road. If patients' scans are a touch blurrier or noisier than
 controls', it learns the blur and reports a splendid accuracy. The audit asks a handful of simple
-numbers, measured away from every planted site, whether they predict the label.
+numbers, measured away from every planted place, whether they predict the label.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ SAFE = (0.40, 0.60)
 
 
 def image_statistics(cohort: Cohort) -> pd.DataFrame:
-    """Measure each volume away from its planted sites.
+    """Measure each volume away from its planted places.
 
     Returns
     -------
@@ -37,11 +37,11 @@ def image_statistics(cohort: Cohort) -> pd.DataFrame:
     rows = []
     for i in range(len(cohort)):
         volume = cohort.volumes[i]
-        site = torch.zeros_like(volume, dtype=torch.bool)
+        place = torch.zeros_like(volume, dtype=torch.bool)
         if cohort.truth is not None:
-            site = widen(cohort.truth.site[i], voxels=2)
+            place = widen(cohort.truth.place[i], voxels=2)
         brain = volume != 0
-        rows.append(_statistics(volume, brain, brain & ~site, cohort.grid.voxel_volume_mm3))
+        rows.append(_statistics(volume, brain, brain & ~place, cohort.grid.voxel_volume_mm3))
     return pd.DataFrame(rows)
 
 

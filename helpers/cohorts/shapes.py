@@ -76,7 +76,7 @@ class Body:
         on the tissue beneath.
     opaque : bool
     visible : bool
-        False for the sham body of a control: it marks a site and changes nothing.
+        False for the sham body of a control: it marks a place and changes nothing.
     """
 
     shape: str

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from helpers import anatomy, grids, runtime
 from helpers.anatomy import Anatomy
-from helpers.cohorts import subjects as healthy
+from helpers.cohorts import healthy
 from helpers.cohorts.cohort import Cohort, Truth
 from helpers.cohorts.deformations import Deformation
 from helpers.cohorts.shapes import Body
@@ -102,7 +102,7 @@ def simulate(
 
     volumes = torch.empty(subjects, 1, *grid.shape)
     mask = torch.zeros(subjects, 1, *grid.shape, dtype=torch.bool)
-    site, shortcut = mask.clone(), mask.clone()
+    place, shortcut = mask.clone(), mask.clone()
     log_expansion = torch.zeros_like(volumes) if TASKS[task].deformation else None
     parameters = []
     for i in runtime.progress(range(subjects), label=f"simulating {task}", show=progress):
@@ -110,14 +110,14 @@ def simulate(
         drawn, brain = _draw_subject(task, int(labels[i]), template, scan, seed, i, options)
         volumes[i] = _finish(drawn, brain, grid)
         if drawn.deformation is not None:
-            site[i] = brain.site
-            mask[i] = brain.site & (drawn.deformation.strength != 0)
+            place[i] = brain.place
+            mask[i] = brain.place & (drawn.deformation.strength != 0)
             log_expansion[i] = brain.log_expansion
         for body in drawn.disease:
-            site[i] |= body.mask(grid)
+            place[i] |= body.mask(grid)
             mask[i] |= body.mask(grid) & body.visible
         for body in drawn.shortcut:
-            site[i] |= body.mask(grid)
+            place[i] |= body.mask(grid)
             shortcut[i] |= body.mask(grid) & body.visible
         parameters.append(drawn)
     return Cohort(
@@ -126,7 +126,7 @@ def simulate(
         classes=TASKS[task].classes,
         participants=_participants(parameters, labels, TASKS[task].classes, base),
         grid=grid,
-        truth=Truth(mask=mask, site=site, shortcut=shortcut, log_expansion=log_expansion),
+        truth=Truth(mask=mask, place=place, shortcut=shortcut, log_expansion=log_expansion),
         parameters=parameters,
     )
 
@@ -171,7 +171,7 @@ def _brain(parameters: Parameters, template: Anatomy, scan) -> healthy.Brain:
     mask = scan != 0
     real = Anatomy(template.grid, scan, template.tissues * mask, mask)
     if parameters.deformation is None:
-        return healthy.Brain(real.t1, real.tissues, real.mask, site=torch.zeros_like(mask))
+        return healthy.Brain(real.t1, real.tissues, real.mask, place=torch.zeros_like(mask))
     return healthy.render(parameters.variation, real, parameters.deformation)
 
 

@@ -84,11 +84,11 @@ def draw_lesions(
     shape = list(SHAPES)[label - 1 if label > 0 else sham]
     free, bodies = brain.clone(), []
     for _ in range(lesions):
-        site = _find_site(centers, free, grid, generator, radius_mm)
+        place = _find_place(centers, free, grid, generator, radius_mm)
         body = Body(
             shape=shape,
-            center_mm=site.center_mm,
-            rotation_deg=site.rotation_deg,
+            center_mm=place.center_mm,
+            rotation_deg=place.rotation_deg,
             radius_mm=radius_mm,
             intensity=intensity,
             opaque=opaque,
@@ -124,12 +124,12 @@ def draw_shortcut(
     """
     if tag not in TAGS:
         raise ValueError(f"unknown tag {tag!r}; there are {TAGS}")
-    site = _find_site(white_matter, brain, grid, generator, radius_mm=7.0)
+    place = _find_place(white_matter, brain, grid, generator, radius_mm=7.0)
     coin = bool(torch.rand(1, generator=generator) < 0.5)
     wobble_mm = 1.5 * torch.randn(3, generator=generator)
     brightness = 1.5 + 0.1 * float(torch.randn(1, generator=generator))
     spot = Body(
-        "ball", site.center_mm, site.rotation_deg, 7.0, 0.9, opaque=False, visible=label == 1
+        "ball", place.center_mm, place.rotation_deg, 7.0, 0.9, opaque=False, visible=label == 1
     )
     marker = Body(
         "rod",
@@ -202,7 +202,7 @@ def _draw_strength(severity: float, generator: torch.Generator) -> float:
     return severity * (0.7 + 0.6 * float(torch.rand(1, generator=generator)))
 
 
-def _find_site(
+def _find_place(
     centers: Tensor, free: Tensor, grid: Grid, generator: torch.Generator, radius_mm: float
 ) -> Body:
     """Draw a centre and a turn at which *every* shape fits into the free tissue.
@@ -218,9 +218,9 @@ def _find_site(
         within_voxel = torch.rand(3, generator=generator) - 0.5
         center = torch.from_numpy(grid.millimetres(candidates[pick] + within_voxel)).float()
         turn = 360 * torch.rand(3, generator=generator)
-        site = Body("ball", center, turn, radius_mm, 0.0)
-        if all(_share_inside(site.as_shape(name), free, grid) >= _FIT for name in SHAPES):
-            return site
+        place = Body("ball", center, turn, radius_mm, 0.0)
+        if all(_share_inside(place.as_shape(name), free, grid) >= _FIT for name in SHAPES):
+            return place
     raise ValueError(
         f"found no place for a lesion of radius {radius_mm} mm in {_TRIES} tries; "
         f"ask for smaller or fewer lesions"

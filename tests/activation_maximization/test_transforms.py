@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from helpers import anatomy, fields, grids, runtime
 from helpers.activation_maximization import transforms
-from helpers.cohorts import subjects
+from helpers.cohorts import healthy
 
 SHAPE = (9, 10, 12)
 ALL = [transforms.jitter(2), transforms.rotation(20), transforms.scale(0.2)]
@@ -82,8 +82,8 @@ def test_people_are_those_of_the_cohorts():
     grid = grids.mni(8.0)
     brain = anatomy.template(grid).t1[None].repeat(2, 1, 1, 1, 1)
     bend = transforms.people(grid, subjects=1, seed=4, noise=0.0)
-    person = subjects.draw(runtime.generator(4, 0))
-    oracle = fields.warp(brain, subjects.displacement(person, grid).repeat(2, 1, 1, 1, 1))
+    person = healthy.draw(runtime.generator(4, 0))
+    oracle = fields.warp(brain, healthy.displacement(person, grid).repeat(2, 1, 1, 1, 1))
     bent = bend(brain, runtime.generator(0))
     torch.testing.assert_close(bent, oracle)
     assert (bent - brain).abs().max() > 0.1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import anatomy, cohorts, fields, grids
-from helpers.cohorts import deformations, subjects
+from helpers.cohorts import deformations, healthy
 from helpers.cohorts.deformations import STRUCTURES, Deformation, Structure
 
 FLUID = 2
@@ -34,17 +34,17 @@ def test_one_structure_grows_as_much_as_it_says(amount):
 def test_a_growing_ventricle_holds_more_fluid():
     """The sign: positive log expansion is more of what was there before."""
     template = anatomy.template()
-    variation = subjects.draw(torch.Generator().manual_seed(3))
+    variation = healthy.draw(torch.Generator().manual_seed(3))
     ventricles = tuple(s for s in STRUCTURES["atrophy"] if "ventricle" in s.name)
     brains = {
-        strength: subjects.render(variation, template, Deformation(ventricles, strength))
+        strength: healthy.render(variation, template, Deformation(ventricles, strength))
         for strength in (-1.0, 0.0, 1.0)
     }
-    site = brains[0.0].site
-    fluid = {s: float(brain.tissues[FLUID][site[0]].sum()) for s, brain in brains.items()}
+    place = brains[0.0].place
+    fluid = {s: float(brain.tissues[FLUID][place[0]].sum()) for s, brain in brains.items()}
     assert fluid[-1.0] < 0.9 * fluid[0.0] < fluid[0.0] < 0.9 * fluid[1.0]
-    assert brains[1.0].log_expansion[site].mean() > 0.2
-    assert brains[-1.0].log_expansion[site].mean() < -0.2
+    assert brains[1.0].log_expansion[place].mean() > 0.2
+    assert brains[-1.0].log_expansion[place].mean() < -0.2
 
 
 def test_truth_is_what_the_whole_field_did_to_the_healthy_subject(atrophy):
@@ -52,13 +52,13 @@ def test_truth_is_what_the_whole_field_did_to_the_healthy_subject(atrophy):
     grid = atrophy.grid
     for i in torch.nonzero(atrophy.labels).flatten()[:3].tolist():
         drawn = atrophy.parameters[i]
-        healthy = subjects.displacement(drawn.variation, grid)
-        composed = fields.compose(drawn.deformation.displacement(grid), healthy)
-        expected = (fields.log_expansion(composed) - fields.log_expansion(healthy))[0]
-        site = atrophy.truth.site[i]
+        own = healthy.displacement(drawn.variation, grid)
+        composed = fields.compose(drawn.deformation.displacement(grid), own)
+        expected = (fields.log_expansion(composed) - fields.log_expansion(own))[0]
+        place = atrophy.truth.place[i]
         truth = atrophy.truth.log_expansion[i]
-        assert torch.corrcoef(torch.stack([truth[site], expected[site]]))[0, 1] > 0.99
-        assert (truth[site] - expected[site]).abs().mean() < 0.03
+        assert torch.corrcoef(torch.stack([truth[place], expected[place]]))[0, 1] > 0.99
+        assert (truth[place] - expected[place]).abs().mean() < 0.03
 
 
 def test_every_structure_moves_in_its_direction_in_every_patient(atrophy):
@@ -67,8 +67,8 @@ def test_every_structure_moves_in_its_direction_in_every_patient(atrophy):
         for i in patients:
             drawn = atrophy.parameters[i]
             alone = Deformation((replace(structure, radius_mm=structure.radius_mm / 3),), 1.0)
-            healthy = subjects.displacement(drawn.variation, atrophy.grid)
-            core = fields.warp(alone.site(atrophy.grid)[None].float(), healthy)[0] > 0.5
+            own = healthy.displacement(drawn.variation, atrophy.grid)
+            core = fields.warp(alone.place(atrophy.grid)[None].float(), own)[0] > 0.5
             mean = float(atrophy.truth.log_expansion[i][core].mean())
             assert mean * structure.log_expansion > 0
 
@@ -76,9 +76,9 @@ def test_every_structure_moves_in_its_direction_in_every_patient(atrophy):
 def test_controls_have_the_site_and_no_effect(atrophy):
     controls = atrophy.labels == 0
     assert not atrophy.truth.mask[controls].any()
-    assert atrophy.truth.site[controls].flatten(1).any(1).all()
+    assert atrophy.truth.place[controls].flatten(1).any(1).all()
     assert atrophy.truth.log_expansion[controls].abs().max() < 1e-5
-    assert torch.equal(atrophy.truth.mask[~controls], atrophy.truth.site[~controls])
+    assert torch.equal(atrophy.truth.mask[~controls], atrophy.truth.place[~controls])
     assert atrophy.participants["strength"].eq(0).tolist() == controls.tolist()
 
 
@@ -86,8 +86,8 @@ def test_away_from_the_structures_a_patient_looks_like_the_same_control(atrophy)
     i = int(torch.nonzero(atrophy.labels)[0])
     drawn = atrophy.parameters[i]
     template = anatomy.template()
-    control = subjects.render(drawn.variation, template, replace(drawn.deformation, strength=0.0))
-    patient = subjects.render(drawn.variation, template, drawn.deformation)
+    control = healthy.render(drawn.variation, template, replace(drawn.deformation, strength=0.0))
+    patient = healthy.render(drawn.variation, template, drawn.deformation)
     distance_mm = torch.stack(
         [
             (atrophy.grid.centers_mm() - torch.tensor(s.center_mm).view(3, 1, 1, 1)).norm(dim=0)
@@ -97,7 +97,7 @@ def test_away_from_the_structures_a_patient_looks_like_the_same_control(atrophy)
     far = control.mask & (distance_mm > 55)
     difference = (patient.t1 - control.t1).abs()
     assert difference[far].mean() < 0.005
-    assert difference[control.site].mean() > 10 * difference[far].mean()
+    assert difference[control.place].mean() > 10 * difference[far].mean()
 
 
 @pytest.mark.parametrize("task", ["lesion", "atrophy", "alcohol", "sex"])
@@ -107,18 +107,16 @@ def test_looking_up_the_brain_alone_is_looking_up_every_voxel(task):
     cohort = cohorts.simulate(task, subjects=4, seed=3)
     for drawn in cohort.parameters:
         deformation = drawn.deformation or Deformation(STRUCTURES["sex"], 0.0)
-        healthy = subjects.displacement(
-            drawn.variation, template.grid, head_size=deformation.head_size
-        )
+        own = healthy.displacement(drawn.variation, template.grid, head_size=deformation.head_size)
         velocity, _ = deformations._of_strength_one(deformation.structures, template.grid)
         effect = fields.integrate_velocity(deformation.strength * velocity, steps=4)
         sources = torch.cat([template.tissues, template.mask.float()])[None]
-        oracle = fields.warp(sources, fields.compose(effect, healthy))[0]
-        brain = subjects.render(drawn.variation, template, drawn.deformation)
+        oracle = fields.warp(sources, fields.compose(effect, own))[0]
+        brain = healthy.render(drawn.variation, template, drawn.deformation)
         assert torch.equal(brain.mask, oracle[3:] > 0.5)
         torch.testing.assert_close(brain.tissues, oracle[:3] * brain.mask, atol=1e-5, rtol=0)
         if drawn.deformation is not None:
-            expected = fields.warp(fields.log_expansion(effect), healthy)[0]
+            expected = fields.warp(fields.log_expansion(effect), own)[0]
             expected = (expected + 3 * math.log(deformation.head_size)) * brain.mask
             torch.testing.assert_close(brain.log_expansion, expected, atol=2e-5, rtol=0)
 
@@ -138,7 +136,7 @@ def test_sex_is_symmetric_and_changes_the_head_size():
         assert (drawn.deformation.head_size > 1) == (label == 1)
     i = int(torch.nonzero(cohort.labels)[0])
     brain = cohort.volumes[i] != 0
-    away = brain & ~cohort.truth.site[i]
+    away = brain & ~cohort.truth.place[i]
     # Most of the brain grows with the head: three times the log of 1.018.
     assert float(cohort.truth.log_expansion[i][away].median()) == pytest.approx(0.0535, abs=0.01)
 
@@ -164,7 +162,7 @@ def test_real_scans_are_interpolated_once_in_both_classes():
     planted = cohorts.simulate("atrophy", base=scans, seed=3)
     assert len(planted) == 40
     roughness = (planted.volumes[:, :, 1:] - planted.volumes[:, :, :-1]).abs()
-    far = ~(planted.truth.site[:, :, 1:] | planted.truth.site[:, :, :-1])
+    far = ~(planted.truth.place[:, :, 1:] | planted.truth.place[:, :, :-1])
     rough = (roughness * far).flatten(1).sum(1)
     before = (scans.volumes[:, :, 1:] - scans.volumes[:, :, :-1]).abs()
     before = (before * far).flatten(1).sum(1)

@@ -60,7 +60,7 @@ def test_mask_is_exactly_what_planting_changed(lesions):
             assert change[mask].min() > 0.1
             outside = change[~mask] > 0
             assert outside.sum() < 1.5 * mask.sum()  # the partial voxels of the surface
-            assert torch.equal(lesions.truth.site[i], mask)
+            assert torch.equal(lesions.truth.place[i], mask)
 
 
 def test_shapes_have_one_volume_and_one_brightness(lesions):
@@ -116,10 +116,10 @@ def test_options_of_the_lesion_task():
     dark = cohorts.simulate("lesion", 5, grid=grid, opaque=False, intensity=0.4)
     bright = cohorts.simulate("lesion", 5, grid=grid)
     ball = int(torch.nonzero(dark.labels == 1)[0])
-    site = dark.truth.mask[ball]
-    assert dark.volumes[ball][site].mean() < 0.6 < 1.3 < bright.volumes[ball][site].mean()
+    place = dark.truth.mask[ball]
+    assert dark.volumes[ball][place].mean() < 0.6 < 1.3 < bright.volumes[ball][place].mean()
     anywhere = cohorts.simulate("lesion", 5, grid=grid, location="brain")
-    assert not torch.equal(anywhere.truth.site, bright.truth.site)
+    assert not torch.equal(anywhere.truth.place, bright.truth.place)
 
 
 def test_shortcut_tag_follows_its_option():
@@ -148,7 +148,7 @@ def test_planting_into_given_scans(lesions):
     assert len(planted) == 5
     for i in range(5):
         changed = planted.volumes[i] != base.volumes[i]
-        assert not (changed & ~_widened(planted.truth.site[i])).any()
+        assert not (changed & ~_widened(planted.truth.place[i])).any()
         assert changed.any() == (planted.labels[i] != 0)
         assert torch.equal(
             cohorts.render(planted.parameters[i], planted.grid, scan=base.volumes[i]),

@@ -20,7 +20,7 @@ def cohort(phantom):
         classes=("left", "right"),
         participants=pd.DataFrame({"participant_id": ["a", "b", "c"]}),
         grid=phantom.grid,
-        truth=Truth(mask=masks, site=masks, shortcut=masks & False),
+        truth=Truth(mask=masks, place=masks, shortcut=masks & False),
     )
 
 

@@ -70,7 +70,7 @@ class Brain:
         Without noise; median 1, background 0.
     tissues : tensor of shape (3, x, y, z)
     mask : tensor of shape (1, x, y, z)
-    site : tensor of shape (1, x, y, z)
+    place : tensor of shape (1, x, y, z)
         The structures of the deformation; empty without one.
     log_expansion : tensor of shape (1, x, y, z), optional
         What the deformation did to each place; None without one.
@@ -79,7 +79,7 @@ class Brain:
     t1: Float[Tensor, "1 x y z"]
     tissues: Float[Tensor, "3 x y z"]
     mask: Bool[Tensor, "1 x y z"]
-    site: Bool[Tensor, "1 x y z"]
+    place: Bool[Tensor, "1 x y z"]
     log_expansion: Float[Tensor, "1 x y z"] | None = None
 
 
@@ -147,7 +147,7 @@ def render(variation: Variation, anatomy: Anatomy, deformation: Deformation | No
     field = healthy[0].flatten(1).gather(1, inside)[None]
     if deformation is not None:
         effect = deformation.displacement(grid, within=widen(near, voxels=2)[0])
-        changes = [effect, deformation.site(grid)[None].float(), fields.log_expansion(effect)]
+        changes = [effect, deformation.place(grid)[None].float(), fields.log_expansion(effect)]
         changes = fields.sample(torch.cat(changes, 1), voxels + field)
         field = field + changes[:, :3]
     sources = torch.cat([anatomy.t1, anatomy.tissues, anatomy.mask.float()])[None]
@@ -156,19 +156,19 @@ def render(variation: Variation, anatomy: Anatomy, deformation: Deformation | No
     tissues = tissues * mask
     t1 = t1 * (1 + torch.einsum("t,tn->n", variation.contrast, tissues))
     t1 = standardise(t1[None], mask[None])[0]
-    site, log_expansion = torch.zeros_like(mask), None
+    place, log_expansion = torch.zeros_like(mask), None
     if deformation is not None:
-        site, log_expansion = mask & (changes[0, 3:4] > 0.5), changes[0, 4:]
+        place, log_expansion = mask & (changes[0, 3:4] > 0.5), changes[0, 4:]
         # A grown ventricle darkens the median of the whole brain, and with it every voxel: the
         # network would read the effect anywhere. Only tissue away from the structures counts.
-        t1 = t1 / t1[mask & ~site].median()
+        t1 = t1 / t1[mask & ~place].median()
         log_expansion = (log_expansion + 3 * math.log(head_size)) * mask
 
     def whole(values):
         volume = values.new_zeros(len(values), math.prod(grid.shape))
         return volume.scatter_(1, inside[: len(values)], values).unflatten(1, grid.shape)
 
-    parts = (t1, tissues, mask, site, log_expansion)
+    parts = (t1, tissues, mask, place, log_expansion)
     return Brain(*(None if part is None else whole(part) for part in parts))
 
 
