@@ -234,4 +234,4 @@ def test_a_voxel_of_3e38_breaks_its_scan_only(tmp_path, cohort):
     assert explain(tmp_path / "scans", tmp_path / "out") == 1
     table = pd.read_csv(tmp_path / "out/scans.csv").set_index("name")
     assert table["problem"].notna().to_dict() == {"hot": True, "well": False}
-    assert "reach 3e+38, expected about 1" in table.loc["hot", "problem"]
+    assert "the largest 3e+38; expected about 1" in table.loc["hot", "problem"]
