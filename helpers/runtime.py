@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -74,6 +75,18 @@ def profile() -> Profile:
             f"Unset the variable to get the quick profile."
         )
     return PROFILES[name]
+
+
+class InterruptedWarning(UserWarning):
+    """Somebody stopped a long computation, which returned what it had so far."""
+
+
+def interactive() -> bool:
+    """Say whether somebody sits at a prompt: a notebook, IPython or Python itself.
+
+    Who stops a cell wants to see what there is so far. Who stops a program wants it to stop.
+    """
+    return hasattr(sys, "ps1")
 
 
 def device() -> torch.device:

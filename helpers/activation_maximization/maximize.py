@@ -8,6 +8,7 @@ arXiv 2203.13120.
 """
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,12 @@ def maximize(
     Maximized
         With ``volume``, ``history``, ``snapshots`` and ``image``.
 
+    Warns
+    -----
+    InterruptedWarning
+        If a cell of a notebook is stopped (Ctrl-C): what is returned is the image so far. A program
+        that is stopped stops.
+
     Raises
     ------
     ValueError
@@ -129,44 +136,53 @@ def maximize(
 
     with watched(model, objective.layers) as look:
         bar = runtime.progress(range(steps), label="maximizing", show=progress)
-        for step in bar:
-            volumes = image()
-            if step in wanted:
-                kept[step] = _stored(volumes)
-            seen = volumes
-            for transform in transforms:
-                seen = transform(seen, generator)
-            values = objective.function(look(seen))
-            gradient = _gradient(values, volumes, step)
-            for blur in gradient_blurs:
-                gradient = fields.gaussian_blur(gradient, blur.sigma_voxels)
-            terms = {
-                penalty.name: penalty.strength * penalty.function(_subject(penalty, image, volumes))
-                for penalty in penalties
-            }
-            # The chain rule in two parts: what the network says, and what the penalties say.
-            optimizer.zero_grad()
-            torch.autograd.backward(
-                [volumes, *(term.sum() for term in terms.values())],
-                [-gradient, *(None for _ in terms)],
-            )
-            optimizer.step()
-            for blur in image_blurs:
-                parameter = getattr(image, blur.of)
-                parameter.data = fields.gaussian_blur(parameter.data, blur.sigma_voxels)
-            image.project()
+        try:
+            for step in bar:
+                volumes = image()
+                if step in wanted:
+                    kept[step] = _stored(volumes)
+                seen = volumes
+                for transform in transforms:
+                    seen = transform(seen, generator)
+                values = objective.function(look(seen))
+                gradient = _gradient(values, volumes, step)
+                for blur in gradient_blurs:
+                    gradient = fields.gaussian_blur(gradient, blur.sigma_voxels)
+                terms = {
+                    p.name: p.strength * p.function(_subject(p, image, volumes)) for p in penalties
+                }
+                # The chain rule in two parts: what the network says, and what the penalties say.
+                optimizer.zero_grad()
+                torch.autograd.backward(
+                    [volumes, *(term.sum() for term in terms.values())],
+                    [-gradient, *(None for _ in terms)],
+                )
+                optimizer.step()
+                for blur in image_blurs:
+                    parameter = getattr(image, blur.of)
+                    parameter.data = fields.gaussian_blur(parameter.data, blur.sigma_voxels)
+                image.project()
 
-            measured = {"objective": values, **terms}
-            total = values - sum(terms.values())
-            rows.append(
-                {name: v.detach().cpu() for name, v in {**measured, "total": total}.items()}
+                measured = {"objective": values, **terms}
+                total = values - sum(terms.values())
+                rows.append(
+                    {name: v.detach().cpu() for name, v in {**measured, "total": total}.items()}
+                )
+                mean = float(rows[-1]["total"].mean())
+                bar.set_postfix(total=f"{mean:.2f}")
+                if mean > best:
+                    best, best_step = mean, step
+                if patience is not None and step - best_step >= patience:
+                    break
+        except KeyboardInterrupt:
+            if not (rows and runtime.interactive()):
+                raise
+            image.project()
+            warnings.warn(
+                f"stopped by hand after {len(rows)} of {steps} steps: this is the image so far",
+                runtime.InterruptedWarning,
+                stacklevel=2,
             )
-            mean = float(rows[-1]["total"].mean())
-            bar.set_postfix(total=f"{mean:.2f}")
-            if mean > best:
-                best, best_step = mean, step
-            if patience is not None and step - best_step >= patience:
-                break
         volume = _stored(image())
     if wanted:
         kept[len(rows)] = volume

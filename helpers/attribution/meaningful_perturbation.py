@@ -11,7 +11,8 @@ arXiv 1704.03296. Kan et al. (2020), arXiv 2006.15969: in 3D, on brains.
 
 import itertools
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,9 @@ def meaningful_perturbation(
     UserWarning
         If there is nothing to destroy: the class is not above the goal, or blurring the whole
         volume does not lower it. The map is zero.
+    InterruptedWarning
+        If a cell of a notebook is stopped (Ctrl-C): the map of the subject at work is the best so
+        far, those of the subjects after it are NaN. A program that is stopped stops.
 
     Raises
     ------
@@ -127,24 +131,46 @@ def meaningful_perturbation(
     2
     """
     _check(goal, blur_voxels, iterations, jitters, learning_rate, ramp, patience, batch_size)
-    numbers = itertools.count()
+    numbers, stopped = itertools.count(), False
 
     def chance(copies: Tensor, target: Tensor) -> Tensor:
         return models.class_logits(model(copies)).softmax(1)[:, int(target)]
 
     def explainer(volume: Tensor, target: Tensor) -> Tensor:
+        nonlocal stopped
         subject = next(numbers)
+        if stopped:
+            return torch.full_like(volume, math.nan)
         blurred = fields.gaussian_blur(volume, blur_voxels)
         with torch.no_grad():
             before, after = chance(torch.cat([volume, blurred]), target).tolist()
         if before <= goal or after >= before:
             return torch.zeros_like(volume)
+        best = volume.new_ones(1, 1, 1, 1, 1)
+        try:
+            for better in masks(volume, blurred, target, subject):
+                best = better
+        except KeyboardInterrupt:
+            if not runtime.interactive():
+                raise
+            stopped = True
+            warnings.warn(
+                f"stopped by hand: the map of subject {subject} is the best so far, those of the "
+                f"{len(volumes) - subject - 1} subjects after it are NaN",
+                runtime.InterruptedWarning,
+                stacklevel=2,
+            )
+        return 1 - F.interpolate(best, volume.shape[2:], mode="trilinear")
+
+    def masks(volume: Tensor, blurred: Tensor, target: Tensor, subject: int) -> Iterator[Tensor]:
+        """Yield each mask that is better than those before."""
         coarse = [math.ceil(n / MASK_SPACING_VOXELS) for n in volume.shape[2:]]
         mask = volume.new_ones(1, 1, *coarse).requires_grad_()
         optimizer = torch.optim.Adam([mask], lr=learning_rate, amsgrad=True)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, decay[1], decay[0])
         generator = runtime.generator(seed, _JITTER)
-        best, lowest, age = mask.detach(), math.inf, 0
+        lowest, age = math.inf, 0
+        yield mask.detach()  # shares its memory: until the ramp is over, the newest
         for step in runtime.progress(range(iterations), label="mask", show=progress):
             optimizer.zero_grad()
             # The excess of the probability over the goal, a few shifted copies at a time.
@@ -178,14 +204,14 @@ def meaningful_perturbation(
                 level = loss if step == ramp else 0.8 * level + 0.2 * loss
                 age += 1
                 if level < 0.999 * lowest:
-                    best, lowest, age = mask.detach().clone(), level, 0
+                    lowest, age = level, 0
+                    yield mask.detach().clone()
                 if patience is not None and age >= patience:
-                    break
+                    return
             optimizer.step()
             schedule.step()
             with torch.no_grad():
                 mask.clamp_(0, 1)
-        return 1 - F.interpolate(best, volume.shape[2:], mode="trilinear")
 
     return explain_in_batches(
         model,

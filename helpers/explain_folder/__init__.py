@@ -233,6 +233,8 @@ def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         explained_map = explain(model, volume[None], chosen)[0]
+    if any(issubclass(warning.category, runtime.InterruptedWarning) for warning in caught):
+        raise KeyboardInterrupt  # a map that was stopped halfway is no result
     if not (probabilities.isfinite().all() and explained_map.isfinite().all()):
         raise FloatingPointError(
             f"the network's answer or the map is not finite; the scan's values reach "

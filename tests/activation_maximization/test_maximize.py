@@ -1,11 +1,13 @@
 """The loop: Captum's gradient, closed forms, the same seed, nothing left changed, loud failures."""
 
+import sys
+
 import pytest
 import torch
 from captum.attr import Saliency
 from torch import nn
 
-from helpers import fields, models
+from helpers import fields, models, runtime
 from helpers.activation_maximization import (
     activation,
     channel_mean,
@@ -242,6 +244,27 @@ def test_the_model_is_left_as_it_was(model, start, fails):
     assert not any(m._forward_hooks or m._backward_hooks for m in looked_at.modules())
     assert torch.equal(model.classifier.bias.grad, torch.ones(4))
     assert all(p.grad is None for p in model.parameters() if p is not model.classifier.bias)
+
+
+def test_stopped_at_a_prompt_keeps_the_image_so_far(model, start, monkeypatch):
+    def stopping(volumes, generator):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return volumes
+
+    calls, options = [], {"image": images.Voxels(start), "snapshots": 2}
+    expected = maximize(model, logit(1), steps=3, **options)
+    monkeypatch.setattr(sys, "ps1", "In [1]: ", raising=False)
+    with pytest.warns(runtime.InterruptedWarning, match="stopped by hand after 3 of 9 steps"):
+        found = maximize(model, logit(1), steps=9, transforms=[stopping], **options)
+    torch.testing.assert_close(found.volume, expected.volume)
+    assert found.history["step"].max() == 2
+    assert sorted(found.snapshots) == [0, 3]
+    calls.clear()
+    monkeypatch.delattr(sys, "ps1")
+    with pytest.raises(KeyboardInterrupt):
+        maximize(model, logit(1), steps=9, transforms=[stopping], **options)
 
 
 def test_works_where_gradients_are_off(model, start):

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from networks import Modules
 from torch import nn
 
-from helpers import cohorts, evaluation, models
+from helpers import cohorts, evaluation, models, runtime
 from helpers.attribution import meaningful_perturbation
 
 # The package exports the function under the module's own name.
@@ -148,6 +149,43 @@ def test_nothing_to_destroy_is_a_warned_zero_map():
     with pytest.warns(UserWarning, match="nothing to destroy"):
         untouched = meaningful_perturbation(Bright(sharpness=0.0), volume, 1, **SHORT)
     assert unlikely.abs().max() == untouched.abs().max() == 0
+
+
+def stop_in(step, rows):
+    """Return a record that stops the second subject as Ctrl-C would."""
+
+    def record(row):
+        rows.append(row)
+        if row["subject"] == 1 and row["step"] == step:
+            raise KeyboardInterrupt
+
+    return record
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_stopped_at_a_prompt_keeps_the_best_so_far(step, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", "In [1]: ", raising=False)
+    volumes = torch.cat([bright_box()] * 4)
+    options = {"ramp": 3, "iterations": 8, "area_weight": 0.1, "progress": False}
+    whole = meaningful_perturbation(Bright(), volumes[:1], 1, **options)
+    with pytest.warns(
+        runtime.InterruptedWarning, match="subject 1 is the best so far, .* 2 subjects after it"
+    ):
+        maps = meaningful_perturbation(Bright(), volumes, 1, **options, record=stop_in(step, []))
+    torch.testing.assert_close(maps[:1], whole)
+    assert 0 < maps[1].max() <= 1
+    assert maps[1].isfinite().all()
+    assert maps[2:].isnan().all()
+
+
+def test_a_program_that_is_stopped_stops(monkeypatch):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    rows = []
+    with pytest.raises(KeyboardInterrupt):
+        meaningful_perturbation(
+            Bright(), torch.cat([bright_box()] * 3), 1, progress=False, record=stop_in(2, rows)
+        )
+    assert rows[-1]["subject"] == 1
 
 
 def test_model_is_left_as_found_also_after_an_error(volumes):
