@@ -38,7 +38,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", type=Path, default=Path("runs/maximize_lesion"))
     parts = parser.parse_args().parts
-    parts.mkdir(parents=True, exist_ok=True)
     brain, trained = anatomy.template(), models.pretrained("lesion")
     trained = trained.to(memory_format=torch.channels_last_3d)  # the same numbers, faster
     card = trained.card
@@ -51,20 +50,21 @@ def main() -> None:
     for name, network in networks.items():
         for seed in SEEDS:
             for target, shape in enumerate(SHAPES, start=1):
-                part = parts / f"{name}-{seed}-{shape}.pt"
-                if not part.exists():
-                    torch.save(_one(network, target, brain, seed, STARTS[name], louder[name]), part)
-                row, deviation = torch.load(part, weights_only=False)
-                rows.append({"network": name, "seed": seed, "class": shape, **row})
+                found = results.part(
+                    parts / f"{name}-{seed}-{shape}.safetensors",
+                    picture, network, target, brain, seed, STARTS[name], louder[name],
+                )  # fmt: skip
+                pictures[name].append(found.pop("deviation"))
+                rows.append({"network": name, "seed": seed, "class": shape, **found})
                 print(rows[-1], flush=True)
-                pictures[name].append(deviation)
     table = pd.DataFrame(rows)
     pictures = {name: torch.stack(found) for name, found in pictures.items()}
-    table = table.join(_people(trained, table, pictures, brain, parts))
+    met = results.part(parts / "people.safetensors", people, trained, pictures["trained"], brain)
+    table = table.join(_of_people(met, table))
     results.write("feature_lesion", _summary(table, pictures, louder["untrained"]))
 
 
-def _one(network, target: int, brain, seed: int, starts: int, louder: float):
+def picture(network, target: int, brain, seed: int, starts: int, louder: float) -> dict:
     """Return the quantities and the deviation (1 x y z) of one picture."""
     objective = louder * class_margin(target)
     found = recipes.readable(network, objective, brain, seed=seed, starts=starts)
@@ -81,7 +81,8 @@ def _one(network, target: int, brain, seed: int, starts: int, louder: float):
         "logit": float(activation(network, logit(target), found.volume)),
         "fine_share": float(quantities.fine_share(deviation)),
         "steps": len(found.history),
-    }, deviation[0]
+        "deviation": deviation[0],
+    }
 
 
 def _loudness(network, brain) -> float:
@@ -96,29 +97,29 @@ def _loudness(network, brain) -> float:
         return float(torch.autograd.grad(margins.sum(), volume)[0].abs().mean())
 
 
-def _people(network, table, pictures, brain, parts) -> pd.DataFrame:
-    """Compare the pictures of the trained network with 500 subjects."""
-    part = parts / "people.pt"
-    if not part.exists():
-        people = cohorts.simulate("lesion", SUBJECTS, SUBJECT_SEED, progress=True)
-        reached = {
-            kind.__name__: torch.stack([activation(network, kind(k), people.volumes)
-                                        for k in range(1, 5)])
-            for kind in (class_margin, logit)
-        }  # fmt: skip
-        volumes = pictures["trained"] + brain.t1
-        nearest = quantities.nearest_subject(volumes, people.volumes, brain.mask)
-        nearest["diagnosis"] = people.participants["diagnosis"][nearest["subject"]].tolist()
-        torch.save((reached, nearest), part)
-    reached, nearest = torch.load(part, weights_only=False)
+def people(network, pictures: torch.Tensor, brain) -> dict:
+    """Return what excites the network most among 500 subjects, and who is nearest to a picture."""
+    cohort = cohorts.simulate("lesion", SUBJECTS, SUBJECT_SEED, progress=True)
+    highest = {
+        kind.__name__: [float(activation(network, kind(k), cohort.volumes).max())
+                        for k in range(1, 5)]
+        for kind in (class_margin, logit)
+    }  # fmt: skip
+    nearest = quantities.nearest_subject(pictures + brain.t1, cohort.volumes, brain.mask)
+    nearest["diagnosis"] = cohort.participants["diagnosis"][nearest["subject"]].tolist()
+    return {**highest, "nearest": nearest}
+
+
+def _of_people(met: dict, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the trained network's pictures."""
     ours = table["network"] == "trained"
     target = table.loc[ours, "class"].map(list(SHAPES).index)
     return pd.DataFrame(
         {
-            "highest_margin_of_subjects": reached["class_margin"].amax(1)[target.tolist()],
-            "highest_logit_of_subjects": reached["logit"].amax(1)[target.tolist()],
-            "nearest_subject_r": nearest["correlation"].to_numpy(),
-            "nearest_subject": nearest["diagnosis"].to_numpy(),
+            "highest_margin_of_subjects": [met["class_margin"][k] for k in target],
+            "highest_logit_of_subjects": [met["logit"][k] for k in target],
+            "nearest_subject_r": met["nearest"]["correlation"].to_numpy(),
+            "nearest_subject": met["nearest"]["diagnosis"].to_numpy(),
         },
         index=table.index[ours],
     )

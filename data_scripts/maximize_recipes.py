@@ -63,33 +63,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", type=Path, default=Path("runs/maximize_recipes"))
     parts = parser.parse_args().parts
-    parts.mkdir(parents=True, exist_ok=True)
     brain = anatomy.template()
     network = models.pretrained("lesion").to(memory_format=torch.channels_last_3d)
     rows, boxes = [], []
     for seed in SEEDS:
         for name, options in RECIPES.items():
-            part = parts / f"{name}-{seed}.pt"
-            if not part.exists():
-                torch.save(_measured(network, brain, seed, **options), part)
-            table, cut = torch.load(part, weights_only=False)
+            part = parts / f"{name}-{seed}.safetensors"
+            found = results.part(part, measured, network, brain, seed, **options)
+            table = found["table"]
             table.insert(0, "seed", seed)
             table.insert(0, "recipe", name)
             print(table.round(2).to_string(), flush=True)
             rows.append(table)
-            boxes.append(cut)
+            boxes.append(found["boxes"])
     table, boxes = pd.concat(rows, ignore_index=True), torch.cat(boxes)
     sweeps = {}
     for name, strengths in SWEEPS.items():
-        part = parts / f"sweep {name}.pt"
-        if not part.exists():
-            torch.save(_swept(network, brain, name, strengths), part)
-        sweeps[name] = torch.load(part, weights_only=False)
+        part = parts / f"sweep {name}.safetensors"
+        sweeps[name] = results.part(part, swept, network, brain, name, strengths)
         print(name, sweeps[name]["right_r"], flush=True)
     results.write("feature_recipes", _summary(table, boxes, sweeps))
 
 
-def _measured(network, brain, seed: int, **options):
+def measured(network, brain, seed: int, **options) -> dict:
     """Return one row a class, and the boxes around what was matched."""
     started = time.process_time()
     found = compose(network, brain, seed, class_margin(CLASSES), len(CLASSES), **options)
@@ -101,7 +97,7 @@ def _measured(network, brain, seed: int, **options):
     own = fits.pivot(index="image", columns="shape", values="correlation")[list(SHAPES)].to_numpy()
     boxes = [matching.around(d, tuple(row)) for d, row in
              zip(deviations, table[["x", "y", "z"]].to_numpy().tolist(), strict=True)]  # fmt: skip
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "class": list(SHAPES),
             "shown": table["shape"],
@@ -111,7 +107,8 @@ def _measured(network, brain, seed: int, **options):
             "fine_share": quantities.fine_share(deviations).tolist(),
             "seconds": seconds,
         }
-    ), torch.stack(boxes)
+    )
+    return {"table": rows, "boxes": torch.stack(boxes)}
 
 
 def compose(
@@ -137,7 +134,7 @@ def compose(
     )
 
 
-def _swept(network, brain, name: str, strengths: list[float]) -> dict:
+def swept(network, brain, name: str, strengths: list[float]) -> dict:
     """Return the place of one class for several strengths, and how the pictures fare."""
     places = {"image": BOUNDS, "place": True, "transforms": MOVES}
     volumes = []

@@ -6,6 +6,8 @@ difference that was planted: signed correlation over the brain, and the sign in 
 recipe was chosen on this task; the tasks atrophy and alcohol, which had no say, follow unchanged.
 
     python data_scripts/maximize_sex.py
+
+A run that was interrupted goes on where it stopped, from the folder given by ``--parts``.
 """
 
 import argparse
@@ -36,18 +38,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", type=Path, default=Path("runs/maximize_sex"))
     parts = parser.parse_args().parts
-    parts.mkdir(parents=True, exist_ok=True)
     brain, rows, maps = anatomy.template(), [], []
     for task, seeds in NETWORKS.items():
         network = together(task, seeds)
         truth = planted(task, brain)
         for seed in SEEDS if task == "sex" else SEEDS[:1]:
-            part = parts / f"{task}-{seed}.pt"
-            if not part.exists():
-                found = recipes.warped(network, class_margin(1), brain, seed=seed)
-                field = found.image.displacement().detach()
-                torch.save((fields.log_expansion(field), reached(network, found, brain)), part)
-            expansion, reach = torch.load(part, weights_only=False)
+            reach = results.part(parts / f"{task}-{seed}.safetensors", warp, network, brain, seed)
+            expansion = reach.pop("log_expansion")
             rows.append({"task": task, "space": "warp", "seed": seed,
                          **score(expansion[0], truth, task, brain), **reach})  # fmt: skip
             maps.append(expansion)
@@ -84,6 +81,13 @@ def main() -> None:
             },
         },
     )
+
+
+def warp(network, brain, seed: int) -> dict:
+    """Return the log expansion of the deformation that the network wants, and its margins."""
+    found = recipes.warped(network, class_margin(1), brain, seed=seed)
+    expansion = fields.log_expansion(found.image.displacement().detach())
+    return {"log_expansion": expansion, **reached(network, found, brain)}
 
 
 def together(task: str, seeds) -> models.Ensemble:

@@ -7,7 +7,7 @@ Four maps that never look at the network are scored beside them.
 
     python data_scripts/score_methods.py
 
-A run that was interrupted goes on where it stopped, from the file given by ``--rows``.
+A run that was interrupted goes on where it stopped, from the folder given by ``--parts``.
 """
 
 import argparse
@@ -28,21 +28,21 @@ UNTRAINED_SEED, CHECKED_SUBJECTS = 7, 2  # for the randomization check
 def main() -> None:
     """Score task by task and network by network, then write means and intervals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=Path, default=Path("runs/method_scores.csv"))
-    arguments = parser.parse_args()
-    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-    rows = pd.read_csv(arguments.rows) if arguments.rows.exists() else pd.DataFrame()
+    parser.add_argument("--parts", type=Path, default=Path("runs/method_scores"))
+    parts = parser.parse_args().parts
+    rows = []
     for task, seeds in TASKS.items():
         cohort = affected(task)
         for seed in seeds:
+            model = models.pretrained(task, seed=seed)
             for name in (*attribution.METHODS, *BASELINES):
-                if len(rows) and ((rows["task"] == task) & (rows["network"] == seed)
-                                  & (rows["method"] == name)).any():  # fmt: skip
-                    continue
                 print(task, seed, name, flush=True)
-                rows = pd.concat([rows, score(name, task, seed, cohort)], ignore_index=True)
-                rows.to_csv(arguments.rows, index=False)
-    results.write("method_scores", summarise(rows))
+                part = parts / f"{task} {seed} {name}.safetensors"
+                table = results.part(part, score, name, model, cohort)["table"]
+                table.insert(0, "network", seed)
+                table.insert(0, "task", task)
+                rows.append(table)
+    results.write("method_scores", summarise(pd.concat(rows, ignore_index=True)))
 
 
 def affected(task: str) -> cohorts.Cohort:
@@ -65,9 +65,8 @@ def explain(name: str, model, task: str, cohort: cohorts.Cohort) -> torch.Tensor
     return attribution.METHODS[name](model, cohort.volumes, cohort.labels, **options)
 
 
-def score(name: str, task: str, seed: int, cohort: cohorts.Cohort) -> pd.DataFrame:
+def score(name: str, model, cohort: cohorts.Cohort) -> dict[str, pd.DataFrame]:
     """Return one row a subject: localization, deletion, randomization check."""
-    model = models.pretrained(task, seed=seed)
     brain = cohort.volumes != 0
     truth = cohort.truth.mask & brain
     with warnings.catch_warnings():
@@ -75,15 +74,13 @@ def score(name: str, task: str, seed: int, cohort: cohorts.Cohort) -> pd.DataFra
         if name in BASELINES:
             maps = BASELINES[name](cohort.volumes)
         else:
-            maps = explain(name, model, task, cohort)
+            maps = explain(name, model, model.card["task"], cohort)
         table = evaluation.localization(maps, truth, within=brain)
     table.insert(0, "subject", range(len(cohort)))
     table.insert(0, "method", name)
-    table.insert(0, "network", seed)
-    table.insert(0, "task", task)
     if name in attribution.METHODS:
         table["untrained_correlation"] = pd.Series(_forgotten(name, model, cohort, maps))
-    return table
+    return {"table": table}
 
 
 def _forgotten(name: str, model, cohort: cohorts.Cohort, maps) -> dict[int, float]:

@@ -13,7 +13,6 @@ A run that was interrupted goes on where it stopped, from the files in ``--folde
 
 import argparse
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ EXPLAINED_PATIENTS = 8  # for the comparison with the attribution methods
 BLUR_VOXELS = 2.0  # as the velocity of a simulator is blurred
 RESAMPLES = 1000
 SHIPPED = "shipped"
+SIMULATOR, BLURRED_GRADIENT = "(simulator)", "(gradient, blurred)"
 ABLATIONS = {  # on the first task, with the first seed's classifiers
     "no smoothness": {"strengths": {"smoothness": 0.0}},
     "no cycle": {"strengths": {"cycle": 0.0}},
@@ -53,38 +53,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/simulators"))
     folder = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
     people = {task: cohorts.simulate(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED) for task in TASKS}
-    subjects, groups, maps = [], [], []
+    scored, maps = [], []
     for task in TASKS:
         for seed in CLASSIFIERS:
             simulator = warping.pretrained(task, seed=seed)
             key = {"task": task, "simulator": SHIPPED, "seed": seed}
-            table, group = _stored(folder, lambda s=simulator: s, people[task], key)
-            subjects.append(table)
-            groups.append(group)
-            maps.append(compare(simulator, people[task], task, seed, folder))
+            judge, teachers = models.pretrained(task, seed=seed), teachers_of(task, seed)
+            part = folder / f"{task} {SHIPPED} {seed}.safetensors"
+            scored.append(results.part(part, score, simulator, people[task], judge, teachers, key))
+            maps += compare(simulator, judge, people[task], task, seed, folder)
+    task, seed = TASKS[0], CLASSIFIERS[0]
+    cohort, judge = (
+        cohorts.simulate(task, SUBJECTS, SUBJECT_SEED),
+        models.pretrained(task, seed=seed),
+    )
     for name, options in ABLATIONS.items():
-        key = {"task": TASKS[0], "simulator": name, "seed": CLASSIFIERS[0]}
-        table, group = _stored(
-            folder, lambda n=name, o=options: ablated(n, o, folder), people[TASKS[0]], key
+        key = {"task": task, "simulator": name, "seed": seed}
+        taught_by = teachers_of(task, seed, hardened=options.get("hardened", True))
+        simulator = ablated(taught_by, cohort, options, folder / f"training {name}.safetensors")
+        part = folder / f"{task} {name} {seed}.safetensors"
+        scored.append(
+            results.part(part, score, simulator, people[task], judge, teachers_of(task, seed), key)
         )
-        subjects.append(table)
-        groups.append(group)
-    scored = summarise(*map(pd.concat, (subjects, groups, maps)))
-    results.write("simulator_scores", {**scored, "classifiers": classifiers(people)})
+    subjects, groups = (
+        pd.concat([one[table] for one in scored]) for table in ("subjects", "group")
+    )
+    tables = summarise(subjects, groups, pd.concat(maps))
+    results.write("simulator_scores", {**tables, "classifiers": classifiers(people)})
 
 
-def score(scored, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame, pd.DataFrame]:
+def score(simulator, people, judge, teachers: list, key: dict) -> dict[str, pd.DataFrame]:
     """Return one row a subject, and one row a measure of the whole group."""
-    judge = models.pretrained(task, seed=seed)
-    teachers = teachers_of(task, seed)
     rows, expansions = [], {}
     for direction, label, sign in (("inject", 0, 1), ("remove", 1, -1)):
         group = people[people.labels == label]
         with torch.no_grad():
-            simulation = scored(group.volumes, direction)
-            back = scored(simulation.volumes, _opposite(direction))
+            simulation = simulator(group.volumes, direction)
+            back = simulator(simulation.volumes, _opposite(direction))
         round_trip = fields.compose(simulation.displacement, back.displacement)
         error = (fields.warp(group.volumes, round_trip) - group.volumes).square()
         shifts = {
@@ -94,8 +100,6 @@ def score(scored, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame,
         rows.append(
             pd.DataFrame(
                 {
-                    "task": task,
-                    "seed": seed,
                     **key,
                     "subject": torch.nonzero(people.labels == label)[:, 0],
                     "direction": direction,
@@ -106,8 +110,8 @@ def score(scored, people, *, task: str, seed: int, **key) -> tuple[pd.DataFrame,
             )
         )
         expansions[direction] = sign * simulation.log_expansion
-    group = agreement_with_truth(expansions, people, task)
-    return pd.concat(rows), group.assign(task=task, seed=seed, **key)
+    group = agreement_with_truth(expansions, people, key["task"])
+    return {"subjects": pd.concat(rows), "group": group.assign(**key)}
 
 
 def agreement_with_truth(expansions: dict[str, Tensor], people, task: str) -> pd.DataFrame:
@@ -142,61 +146,62 @@ def agreement_with_truth(expansions: dict[str, Tensor], people, task: str) -> pd
     )
 
 
-def compare(simulator, people, task: str, seed: int, folder: Path) -> pd.DataFrame:
+def compare(simulator, judge, people, task: str, seed: int, folder: Path) -> list[pd.DataFrame]:
     """Score the magnitude of the log expansion and of attribution maps, for the same patients."""
     patients = people[people.labels == 1][:EXPLAINED_PATIENTS]
-    brain = patients.volumes != 0
-    judge = models.pretrained(task, seed=seed)
-    with torch.no_grad():
-        expansion = simulator(patients.volumes, "remove").log_expansion
-    methods: dict[str, Callable[[], Tensor]] = {"(simulator)": lambda: expansion}
-    for name, method in attribution.METHODS.items():
-        methods[name] = lambda method=method, name=name: method(
-            judge, patients.volumes, 1, **_baselines(name, task)
-        )
-    # A simulator's maps are smooth, heat maps are not. How much of its lead is this?
-    methods["(gradient, blurred)"] = lambda: fields.gaussian_blur(
-        attribution.METHODS["gradient"](judge, patients.volumes, 1).abs(), BLUR_VOXELS
-    )
     tables = []
-    for name, maps_of in methods.items():
-        path = folder / f"map {task} {seed} {name}.csv"
-        if not path.exists():
-            print(path.stem, flush=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # zero maps score as a guess
-                maps = maps_of().abs()
-                table = evaluation.localization(maps, patients.truth.mask & brain, within=brain)
-            table["magnitude_correlation"] = [
-                _correlation(maps[i][brain[i]].numpy(), abs(truth[brain[i]].numpy()))
-                for i, truth in enumerate(patients.truth.log_expansion)
-            ]
-            table.insert(0, "subject", range(len(table)))
-            table.insert(0, "method", name)
-            table.insert(0, "network", seed)
-            table.insert(0, "task", task)
-            table.to_csv(path, index=False)
-        tables.append(pd.read_csv(path))
-    return pd.concat(tables)
+    for name in (SIMULATOR, *attribution.METHODS, BLURRED_GRADIENT):
+        asked = simulator if name == SIMULATOR else judge
+        part = folder / f"map {task} {seed} {name}.safetensors"
+        table = results.part(part, score_maps, asked, patients, name, task)["table"]
+        table.insert(0, "network", seed)
+        tables.append(table)
+    return tables
 
 
-def ablated(name: str, options: dict, folder: Path):
+def score_maps(asked, patients, name: str, task: str) -> dict[str, pd.DataFrame]:
+    """Return one row a patient: does the magnitude of the map point to what was planted?"""
+    brain = patients.volumes != 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # zero maps score as a guess
+        maps = maps_of(asked, patients, name, task).abs()
+        table = evaluation.localization(maps, patients.truth.mask & brain, within=brain)
+    table["magnitude_correlation"] = [
+        _correlation(maps[i][brain[i]].numpy(), abs(truth[brain[i]].numpy()))
+        for i, truth in enumerate(patients.truth.log_expansion)
+    ]
+    table.insert(0, "subject", range(len(table)))
+    table.insert(0, "method", name)
+    table.insert(0, "task", task)
+    return {"table": table}
+
+
+def maps_of(asked, patients, name: str, task: str) -> Tensor:
+    """Return the maps of a simulator, or of a classifier's evidence for the disease."""
+    if name == SIMULATOR:
+        with torch.no_grad():
+            return asked(patients.volumes, "remove").log_expansion
+    if name == BLURRED_GRADIENT:  # a simulator's maps are smooth; how much of its lead is this?
+        gradient = attribution.METHODS["gradient"](asked, patients.volumes, 1)
+        return fields.gaussian_blur(gradient.abs(), BLUR_VOXELS)
+    return attribution.METHODS[name](asked, patients.volumes, 1, **_baselines(name, task))
+
+
+def ablated(teachers: list, cohort, options: dict, checkpoint: Path):
     """Train a simulator that lacks one part, or go on where its training stopped."""
-    task, seed = TASKS[0], CLASSIFIERS[0]
-    cohort = cohorts.simulate(task, SUBJECTS, SUBJECT_SEED)
     kind = options.get("kind", warping.Simulator)
     simulator, _ = warping.train_simulator(
-        teachers_of(task, seed, hardened=options.get("hardened", True)),
+        teachers,
         cohort,
         simulator=kind(
             cohort.grid.shape,
             field=options.get("field", "velocity"),
             blur_voxels=options.get("blur_voxels", 2.0),
-            seed=seed,
+            seed=CLASSIFIERS[0],
         ),
         strengths=options.get("strengths"),
-        seed=seed,
-        checkpoint=folder / f"{name}.safetensors",
+        seed=CLASSIFIERS[0],
+        checkpoint=checkpoint,
         **{**TRAINING, **options.get("training", {})},
     )
     return simulator
@@ -246,17 +251,6 @@ def summarise(subjects: pd.DataFrame, groups: pd.DataFrame, maps: pd.DataFrame) 
         .round(4)
         .to_dict("records"),
     }
-
-
-def _stored(folder: Path, make: Callable, people, key: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores of an earlier run, or make the simulator, score it and store them."""
-    name = f"{key['task']} {key['simulator']} {key['seed']}"
-    paths = [folder / f"{kind} {name}.csv" for kind in ("subjects", "group")]
-    if not all(path.exists() for path in paths):
-        print(name, flush=True)
-        for table, path in zip(score(make(), people, **key), paths, strict=True):
-            table.to_csv(path, index=False)
-    return tuple(pd.read_csv(path) for path in paths)
 
 
 def _shift(model, group, simulation) -> Tensor:

@@ -9,11 +9,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from helpers import runtime
 
 Key = Mapping[str, str | int | float | bool | None]
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), PurePath, range)
 
 
 def fingerprint(thing: Any) -> str:
@@ -66,7 +67,8 @@ def save(path: str | Path, *, key: Key, tensors: Mapping[str, Tensor], facts: An
     """
     # Cloned: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    words = {"key": json.dumps(dict(key)), "facts": json.dumps(facts)}
+    plain = functools.partial(json.dumps, default=lambda value: value.item())  # numpy's numbers
+    words = {"key": plain(dict(key)), "facts": plain(facts)}
     words["checksum"] = _checksum(tensors, words)
     with runtime.replacing(path) as unfinished:
         safetensors.torch.save_file(tensors, unfinished, metadata=words)
@@ -127,6 +129,8 @@ def _feed(thing: Any, update: Callable[[bytes], None], inside: frozenset[int]) -
     elif isinstance(thing, np.ndarray | np.generic):
         update(f"{thing.dtype} {thing.shape};".encode())
         update(thing.tobytes())
+    elif isinstance(thing, pd.DataFrame):
+        feed(thing.to_dict("split"))
     elif isinstance(thing, nn.Module):
         for name, layer in thing.named_modules():
             feed([name, type(layer), _plain_attributes(layer)])
