@@ -3,14 +3,13 @@
 Every field here is a *displacement in voxels* with the axes ``(subject 3 x y z)``; channel i moves
 axis i. Warping *pulls*: ``warped(p) = volume(p + u(p))``, so a field says for each voxel of the
 new image where in the old one to look. Outside the volume the nearest border voxel continues.
-Determinants have no unit; `in_mm` turns a field into millimetres.
+Determinants have no unit.
 
 References
 ----------
 Arsigny et al. (2006), A log-Euclidean framework for statistics on diffeomorphisms.
 Ashburner (2007), A fast diffeomorphic image registration algorithm.
 Chen et al. (2008), A simple fixed-point approach to invert a deformation field.
-Rueckert et al. (1999), Nonrigid registration using free-form deformations: the bending energy.
 """
 
 import math
@@ -21,6 +20,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+# Why not MONAI's Warp and DVF2DDF: the same numbers to the last bit, values and gradients (see the
+# tests), but 1.2 times the time here, on one thread for a single subject, and for whole grids only.
 
 
 def identity(
@@ -245,45 +247,6 @@ def folding_fraction(
     return (jacobian_determinant(displacement) <= 0).flatten(1).float().mean(1)
 
 
-def bending_energy(
-    displacement: Float[Tensor, "subject 3 x y z"],
-) -> Float[Tensor, "subject"]:
-    """Return the mean squared second derivative of each field, in 1 / voxel**2.
-
-    The mean runs over the voxels inside the border and the three channels; the three mixed
-    derivatives count twice, as they stand twice in the matrix of second derivatives. Shifting,
-    turning and stretching the whole volume cost nothing, bending it does.
-    """
-    _check_displacement(displacement)
-    if min(displacement.shape[2:]) < 3:
-        raise ValueError(
-            f"second derivatives need at least 3 voxels an axis, got {tuple(displacement.shape)}"
-        )
-    inner = slice(1, -1)
-
-    def second(axis: int) -> Tensor:
-        cut = [inner] * 3
-        cut[axis] = slice(None)
-        return displacement[(..., *cut)].diff(n=2, dim=axis + 2)
-
-    def mixed(one: int, other: int) -> Tensor:
-        cut = [slice(None) if axis in (one, other) else inner for axis in range(3)]
-        return _slope(_slope(displacement[(..., *cut)], one + 2), other + 2)
-
-    energy = sum(second(axis).square() for axis in range(3))
-    energy = energy + 2 * sum(mixed(*pair).square() for pair in ((0, 1), (0, 2), (1, 2)))
-    return energy.flatten(1).mean(1)
-
-
-def in_mm(
-    displacement: Float[Tensor, "subject 3 x y z"], affine
-) -> Float[Tensor, "subject 3 x y z"]:
-    """Turn voxels into millimetres along the scanner's axes, with a grid's affine (4, 4)."""
-    _check_displacement(displacement)
-    linear = torch.as_tensor(affine, dtype=displacement.dtype, device=displacement.device)[:3, :3]
-    return torch.einsum("ij,sjxyz->sixyz", linear, displacement)
-
-
 def gaussian_blur(
     volumes: Float[Tensor, "subject channel x y z"], sigma_voxels: float
 ) -> Float[Tensor, "subject channel x y z"]:
@@ -345,12 +308,6 @@ def rotation(angles_rad: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     return about_z @ about_y @ about_x
-
-
-def _slope(field: Tensor, axis: int) -> Tensor:
-    """Return central differences along an axis, two voxels shorter."""
-    length = field.shape[axis] - 2
-    return (field.narrow(axis, 2, length) - field.narrow(axis, 0, length)) / 2
 
 
 def _check_displacement(displacement: Tensor) -> None:

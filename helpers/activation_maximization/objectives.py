@@ -130,28 +130,6 @@ def unit(layer: str, channel: Index, position: tuple[int, int, int] | None = Non
     return Objective(f"{layer} channel {channel} at {position or 'middle'}", (layer,), one)
 
 
-def direction(layer: str, vector: Float[Tensor, "channel"]) -> Objective:
-    """Return the mean over places of the features along a direction in channel space.
-
-    Parameters
-    ----------
-    vector : tensor of shape (channel,)
-        Only its direction counts: it is divided by its length.
-    """
-    if not vector.norm() > 0:
-        raise ValueError("a direction needs a vector of finite length above 0")
-
-    def along(outputs: Outputs) -> Tensor:
-        means = _places(outputs[layer]).mean(2)
-        if means.shape[1] != len(vector):
-            raise ValueError(
-                f"layer {layer!r} has {means.shape[1]} channels, the direction {len(vector)}"
-            )
-        return means @ (vector / vector.norm()).to(means)
-
-    return Objective(f"{layer} direction", (layer,), along)
-
-
 def diversity(layer: str) -> Objective:
     """Return how little the images of a batch resemble each other in a layer, -1 to 0.
 

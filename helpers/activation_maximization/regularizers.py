@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from helpers.activation_maximization.images import radial_frequency
@@ -108,17 +108,6 @@ def high_frequencies(strength: float, *, above: float = 0.25, of: str = "volumes
     if not 0 <= above < 0.5 * math.sqrt(3):
         raise ValueError(f"above must lie between 0 and 0.87 cycles per voxel, got {above}")
     return Penalty("high_frequencies", strength, lambda p: energy_above(p, above), of)
-
-
-def outside(
-    mask: Float[Tensor, "1 1 x y z"] | Bool[Tensor, "1 1 x y z"],
-    strength: float,
-    *,
-    of: str = "volumes",
-) -> Penalty:
-    """Penalise the mean square outside a mask: the prior that a brain ends where the brain ends."""
-    beyond = 1 - mask.float()
-    return Penalty("outside", strength, lambda p: _mean(p.square() * beyond.to(p.device)), of)
 
 
 def blur_gradient(sigma_voxels: float) -> Blur:

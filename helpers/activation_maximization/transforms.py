@@ -64,17 +64,6 @@ def rotation(degrees: float) -> Transform:
     return turn
 
 
-def scale(share: float) -> Transform:
-    """Enlarge or shrink each volume about its middle by up to this share, 0.1 for 10 %."""
-    _check(0 <= share < 1, f"a scale changes by a share from 0 to below 1, got {share}")
-
-    def resize(volumes: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = 1 + share * (2 * torch.rand(len(volumes), generator=generator) - 1)
-        return _affine(volumes, [torch.eye(3) / factor for factor in drawn])
-
-    return resize
-
-
 def people(grid: Grid, *, subjects: int = 24, seed: int = 0, noise: float = 0.03) -> Transform:
     """Bend each volume as the brain of one of several healthy people, and add a scanner's noise.
 

@@ -11,7 +11,6 @@ from helpers.activation_maximization import (
     activation,
     channel_mean,
     class_margin,
-    direction,
     diversity,
     logit,
     unit,
@@ -62,9 +61,6 @@ def test_layer_objectives_read_what_captum_reads(model, volumes, features):
     torch.testing.assert_close(ours(channel_mean("block2", 5)), features[:, 5].mean((1, 2, 3)))
     torch.testing.assert_close(ours(unit("block2", 5, (0, 2, 4))), features[:, 5, 0, 2, 4])
     torch.testing.assert_close(ours(unit("block2", 5)), features[:, 5, 2, 2, 3])
-    one_hot = torch.zeros(16)
-    one_hot[5] = 3.0  # only the direction counts
-    torch.testing.assert_close(ours(direction("block2", one_hot)), features[:, 5].mean((1, 2, 3)))
 
 
 def test_what_an_inplace_relu_behind_the_layer_overwrites_is_kept(model, volumes):
@@ -116,7 +112,6 @@ def test_an_own_objective_takes_a_few_lines(model, volumes, features):
         (channel_mean("block2", 16), "block2 has 16 channels, 0 to 15; there is no 16"),
         (unit("block2", 0, (0, 5, 0)), r"has \(4, 5, 6\) places, there is none at \(0, 5, 0\)"),
         (unit("classifier", 0), "has no places; use channel_mean"),
-        (direction("block2", torch.ones(3)), "has 16 channels, the direction 3"),
     ],
 )
 def test_what_does_not_exist(model, volumes, objective, message):
@@ -124,9 +119,7 @@ def test_what_does_not_exist(model, volumes, objective, message):
         activation(model, objective, volumes)
 
 
-def test_no_direction_and_no_others(model, volumes):
-    with pytest.raises(ValueError, match="of finite length above 0"):
-        direction("block2", torch.zeros(16))
+def test_no_others(model, volumes):
     with pytest.raises(ValueError, match="needs two or more"):
         activation(model, diversity("block2"), volumes[:1])
 

@@ -47,14 +47,6 @@ def test_energy_above_a_frequency_is_numpys(pictures):
     assert regularizers.high_frequencies(1.0, above=0.3).function(wave).item() < 1e-6
 
 
-def test_outside_sees_only_the_outside():
-    mask = torch.zeros(1, 1, *SHAPE, dtype=torch.bool)
-    mask[:, :, :3] = True
-    volumes = torch.where(mask, 7.0, 2.0)
-    penalty = regularizers.outside(mask, 1.0)
-    assert penalty.function(volumes).item() == pytest.approx(4 * 6 / 9)
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -63,7 +55,6 @@ def test_outside_sees_only_the_outside():
         regularizers.total_variation,
         regularizers.roughness,
         regularizers.high_frequencies,
-        lambda strength: regularizers.outside(torch.ones(1, 1, *SHAPE), strength),
         lambda strength: Penalty("own", strength, lambda volumes: volumes.mean((1, 2, 3, 4))),
     ],
 )

@@ -11,7 +11,7 @@ from helpers.activation_maximization import transforms
 from helpers.cohorts import healthy
 
 SHAPE = (9, 10, 12)
-ALL = [transforms.jitter(2), transforms.rotation(20), transforms.scale(0.2)]
+ALL = [transforms.jitter(2), transforms.rotation(20)]
 
 
 @pytest.fixture
@@ -54,17 +54,7 @@ def test_rotation_is_scipys(volumes):
         np.testing.assert_allclose(after[0], pulled(before[0].numpy(), matrix), atol=1e-4)
 
 
-def test_scale_is_scipys(volumes):
-    drawn = 1 + 0.2 * (2 * torch.rand(3, generator=runtime.generator(7)).numpy() - 1)
-    moved = transforms.scale(0.2)(volumes, runtime.generator(7))
-    for before, after, factor in zip(volumes, moved, drawn, strict=True):
-        oracle = pulled(before[0].numpy(), np.eye(3) / factor)
-        np.testing.assert_allclose(after[0], oracle, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "none", [transforms.jitter(0), transforms.rotation(0), transforms.scale(0)]
-)
+@pytest.mark.parametrize("none", [transforms.jitter(0), transforms.rotation(0)])
 def test_a_move_of_nothing_changes_nothing(volumes, none):
     torch.testing.assert_close(none(volumes, runtime.generator(0)), volumes)
 
@@ -102,8 +92,6 @@ def test_larger_than_the_volume(volumes):
         ValueError, match=r"jitter of 9 voxels is too large for volumes \(9, 10, 12\)"
     ):
         transforms.jitter(9)(volumes, runtime.generator(0))
-    with pytest.raises(ValueError, match="share from 0 to below 1, got 1.0"):
-        transforms.scale(1.0)
     with pytest.raises(ValueError, match="0 to 180 degrees, got 200"):
         transforms.rotation(200)
     with pytest.raises(ValueError, match="0 or more voxels, got -1"):
