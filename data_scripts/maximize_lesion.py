@@ -20,13 +20,11 @@ from helpers.activation_maximization import (
     activation,
     class_margin,
     logit,
-    matching,
-    packing,
-    quantities,
     recipes,
 )
 from helpers.activation_maximization.network import OUTPUT, watched
 from helpers.cohorts.shapes import SHAPES
+from helpers.evaluation import matching, quantities
 
 SEEDS = range(5)
 STARTS = {"trained": 3, "untrained": 1}
@@ -133,7 +131,7 @@ def _summary(table: pd.DataFrame, pictures: dict, louder: float) -> dict:
         torch.cat(list(pictures.values())), table.itertuples(), strict=True)])  # fmt: skip
     agreement = {
         name: {
-            shape: quantities.agreement(
+            shape: quantities.mean_correlation(
                 boxes[((table["network"] == name) & (table["class"] == shape)).to_numpy()],
                 torch.ones(1, *boxes.shape[2:], dtype=torch.bool),
             )
@@ -156,8 +154,8 @@ def _summary(table: pd.DataFrame, pictures: dict, louder: float) -> dict:
         "right_of_4": {name: right[name].tolist() for name in right},
         "agreement": agreement,
         "rows": table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
-        "boxes": packing.pack(boxes[: len(pictures["trained"])]),
-        "untrained_boxes": packing.pack(boxes[len(pictures["trained"]) :]),
+        "boxes": results.pack(boxes[: len(pictures["trained"])]),
+        "untrained_boxes": results.pack(boxes[len(pictures["trained"]) :]),
     }
 
 

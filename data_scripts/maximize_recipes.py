@@ -19,15 +19,13 @@ from helpers import anatomy, models, results
 from helpers.activation_maximization import (
     class_margin,
     images,
-    matching,
     maximize,
-    packing,
-    quantities,
     recipes,
     regularizers,
     transforms,
 )
 from helpers.cohorts.shapes import SHAPES
+from helpers.evaluation import matching, quantities
 
 SEEDS, STEPS, LEARNING_RATE = range(2), 60, 0.03
 CLASSES = [1, 2, 3, 4]
@@ -161,7 +159,7 @@ def swept(network, brain, name: str, strengths: list[float]) -> dict:
         "shown": fits.loc[fits["best"], "shape"].tolist(),
         "moved_margin": moved.tolist(),
         "fine_share": quantities.fine_share(deviations).tolist(),
-        "boxes": packing.pack(
+        "boxes": results.pack(
             torch.stack([matching.around(v, voxel, reach=REACH) for v in volumes])
         ),
     }
@@ -173,7 +171,9 @@ def _summary(table: pd.DataFrame, boxes: torch.Tensor, sweeps: dict) -> dict:
     everywhere = torch.ones(1, *boxes.shape[2:], dtype=torch.bool)
     table["agreement"] = 0.0
     for _, pair in table.groupby(["recipe", "class"]):
-        table.loc[pair.index, "agreement"] = quantities.agreement(boxes[pair.index], everywhere)
+        table.loc[pair.index, "agreement"] = quantities.mean_correlation(
+            boxes[pair.index], everywhere
+        )
     columns = ["right", "r", "moved_margin", "objective", "fine_share", "agreement", "seconds"]
     means = table.groupby("recipe", sort=False)[columns].mean().reset_index()
     first = table["seed"] == SEEDS[0]
@@ -185,7 +185,7 @@ def _summary(table: pd.DataFrame, boxes: torch.Tensor, sweeps: dict) -> dict:
         "seconds": "of one core's time, a step and picture",
         "means": means.round(4).to_dict("records"),
         "rows": table.round(4).to_dict("records"),
-        "boxes": packing.pack(boxes[first.to_numpy()]),
+        "boxes": results.pack(boxes[first.to_numpy()]),
         "sweeps": sweeps,
     }
 

@@ -21,12 +21,11 @@ from helpers.activation_maximization import (
     class_margin,
     images,
     maximize,
-    packing,
-    quantities,
     recipes,
     regularizers,
 )
 from helpers.cohorts.deformations import STRUCTURES, Deformation
+from helpers.evaluation import quantities
 
 NETWORKS = {"sex": (0, 1), "atrophy": (0, 1), "alcohol": (0, 1)}
 SEEDS = range(3)
@@ -72,12 +71,14 @@ def main() -> None:
             "recipe": "helpers.activation_maximization.recipes.warped",
             "subjects": SUBJECTS,
             "highest_margin_of_subjects": highest,
-            "agreement_of_warps": quantities.agreement(torch.cat(maps[: len(SEEDS)]), brain.mask),
+            "agreement_of_warps": quantities.mean_correlation(
+                torch.cat(maps[: len(SEEDS)]), brain.mask
+            ),
             "rows": rows,
             "maps": {
-                "sex": packing.pack(maps[0] * brain.mask),
-                "voxels": packing.pack(maps[-2] * brain.mask),
-                "voxels, smooth": packing.pack(maps[-1] * brain.mask),
+                "sex": results.pack(maps[0] * brain.mask),
+                "voxels": results.pack(maps[-2] * brain.mask),
+                "voxels, smooth": results.pack(maps[-1] * brain.mask),
             },
         },
     )

@@ -6,9 +6,6 @@ regularizers=[regularizers.total_variation(10.0)], transforms=[transforms.jitter
 
 from helpers.activation_maximization import (
     images,
-    matching,
-    packing,
-    quantities,
     recipes,
     regularizers,
     transforms,
@@ -32,10 +29,7 @@ __all__ = [
     "diversity",
     "images",
     "logit",
-    "matching",
     "maximize",
-    "packing",
-    "quantities",
     "recipes",
     "regularizers",
     "transforms",

@@ -5,8 +5,12 @@ whether the network needs what it points to, more than the same map `elsewhere`,
 `randomization_check` whether it depends on what the network has learned, `agreement` whether
 methods say the same, `by_region` and `group_test` what a group of maps says together. `intervals`
 says how sure their means are.
+
+For pictures that were optimised, `matching` tells which planted shape they show, and `quantities`
+how fine they are, whom they resemble and whether all seeds end alike.
 """
 
+from helpers.evaluation import matching, quantities
 from helpers.evaluation.agreement import agreement
 from helpers.evaluation.controls import elsewhere
 from helpers.evaluation.faithfulness import area_under_curve, faithfulness, mask_test
@@ -30,6 +34,8 @@ __all__ = [
     "intervals",
     "localization",
     "mask_test",
+    "matching",
+    "quantities",
     "randomization_check",
     "share_outside",
     "strongest",

@@ -18,6 +18,9 @@ import pandas as pd
 from torch import Tensor
 
 from helpers import keyed, runtime
+from helpers.results.packing import pack, unpack
+
+__all__ = ["pack", "part", "read", "unpack", "write"]
 
 FOLDER = Path(__file__).parent
 

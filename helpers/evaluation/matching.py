@@ -69,7 +69,7 @@ def match_shapes(
     --------
     >>> import torch
     >>> from helpers import anatomy
-    >>> from helpers.activation_maximization import matching
+    >>> from helpers.evaluation import matching
     >>> from helpers.cohorts.shapes import Body
     >>> brain = anatomy.template()
     >>> rod = Body("rod", torch.tensor([20.0, 0, 30]), torch.tensor([40.0, 10, 0]), 15.0, 1.0)
@@ -127,7 +127,7 @@ def specimens(
     Examples
     --------
     >>> from helpers import grids
-    >>> from helpers.activation_maximization import matching
+    >>> from helpers.evaluation import matching
     >>> small, shapes = matching.specimens(grids.mni(4.0))
     >>> small.shape, tuple(shapes.shape)
     ((15, 15, 15), (4, 1, 15, 15, 15))

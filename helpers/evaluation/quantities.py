@@ -21,7 +21,7 @@ def fine_share(
     Examples
     --------
     >>> import torch
-    >>> from helpers.activation_maximization import quantities
+    >>> from helpers.evaluation import quantities
     >>> coarse = torch.arange(8.0).mul(torch.pi / 4).cos().expand(1, 1, 4, 4, 8)
     >>> round(float(quantities.fine_share(coarse)), 6)
     0.0
@@ -29,13 +29,15 @@ def fine_share(
     return energy_above(volumes, above) / energy_above(volumes, 0.0).clamp_min(1e-20)
 
 
-def agreement(volumes: Float[Tensor, "image 1 x y z"], mask: Bool[Tensor, "1 x y z"]) -> float:
+def mean_correlation(
+    volumes: Float[Tensor, "image 1 x y z"], mask: Bool[Tensor, "1 x y z"]
+) -> float:
     """Return the mean correlation (Pearson's r over the mask) between every two volumes.
 
     Give it the volumes of one neuron from several seeds: 1 means that all seeds end alike.
     """
     if len(volumes) < 2:
-        raise ValueError(f"agreement compares two or more volumes, got {len(volumes)}")
+        raise ValueError(f"mean_correlation compares two or more volumes, got {len(volumes)}")
     correlations = torch.corrcoef(volumes[:, mask])
     return float((correlations.sum() - len(volumes)) / (len(volumes) * (len(volumes) - 1)))
 

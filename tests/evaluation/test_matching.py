@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers import grids
-from helpers.activation_maximization import matching
 from helpers.cohorts.shapes import SHAPES, Body
+from helpers.evaluation import matching
 from helpers.grids import Grid
 
 GRID = Grid((24, 26, 28), grids.mni(4.0).affine)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.activation_maximization import quantities
+from helpers.evaluation import quantities
 
 SHAPE = (8, 10, 12)
 
@@ -22,7 +22,7 @@ def test_share_of_fine_energy_leaves_the_mean_out():
     assert quantities.fine_share(mixture, above=0.4).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_agreement_and_nearest_subject_are_numpys_correlation():
+def test_mean_correlation_and_nearest_subject_are_numpys_correlation():
     generator = torch.Generator().manual_seed(0)
     subjects = torch.randn(5, 1, *SHAPE, generator=generator)
     mask = torch.rand(1, *SHAPE, generator=generator) < 0.5
@@ -31,7 +31,7 @@ def test_agreement_and_nearest_subject_are_numpys_correlation():
     nearest = quantities.nearest_subject(volumes, subjects, mask)
     assert nearest["subject"].tolist() == [3, 1]
     assert nearest["correlation"].tolist() == pytest.approx([oracle[0, 5], oracle[1, 3]], rel=1e-4)
-    assert quantities.agreement(volumes, mask) == pytest.approx(oracle[0, 1], rel=1e-3)
-    assert quantities.agreement(volumes[[0, 0, 0]], mask) == pytest.approx(1.0)
+    assert quantities.mean_correlation(volumes, mask) == pytest.approx(oracle[0, 1], rel=1e-3)
+    assert quantities.mean_correlation(volumes[[0, 0, 0]], mask) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="two or more volumes, got 1"):
-        quantities.agreement(volumes[:1], mask)
+        quantities.mean_correlation(volumes[:1], mask)

@@ -15,9 +15,9 @@ def pack(volumes: Float[Tensor, "image 1 x y z"]) -> dict:
     Examples
     --------
     >>> import torch
-    >>> from helpers.activation_maximization import packing
+    >>> from helpers import results
     >>> volumes = torch.rand(2, 1, 4, 5, 6)
-    >>> bool((packing.unpack(packing.pack(volumes)) - volumes).abs().max() < 0.002)
+    >>> bool((results.unpack(results.pack(volumes)) - volumes).abs().max() < 0.002)
     True
     """
     low, high = float(volumes.min()), float(volumes.max())
