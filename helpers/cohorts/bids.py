@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pooch
 import torch
@@ -24,6 +23,7 @@ from helpers import grids, runtime
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts import preprocessing
 from helpers.cohorts.cohort import Cohort
+from helpers.cohorts.report import QUALITY
 from helpers.errors import BrokenScanError, BrokenScansError, LeftOutWarning
 from helpers.grids import Grid
 
@@ -117,7 +117,7 @@ def from_bids(
         everyone = pd.DataFrame({"participant_id": scans["participant_id"].unique()})
         table = everyone if table is None else everyone.merge(table, how="outer").fillna("")
     values, classes = participants_table.label_values(table, label, classes, bins)
-    rows, left_out = _match(scans, table, values, classes)
+    rows, row_labels, left_out = _match(scans, table, values, classes)
 
     cache = _default_cache(folder) if cache is None else Path(cache)
     volumes, kept, reports, broken = [], [], [], []
@@ -151,7 +151,7 @@ def from_bids(
         raise ValueError(f"no scan of {folder} is left to load:\n{_listed(problems)}")
     participants = rows.iloc[kept].reset_index(drop=True)
     participants = participants.assign(**pd.DataFrame([report.quality() for report in reports]))
-    labels = torch.tensor(participants.pop("_class").to_numpy(dtype=np.int64))
+    labels = torch.tensor([row_labels[position] for position in kept])
     participants.attrs["problems"] = [asdict(problem) for problem in problems]
     return Cohort(torch.stack(volumes), labels, classes, participants, grid, reports=reports)
 
@@ -209,7 +209,7 @@ def _default_cache(folder: Path) -> Path:
     return Path(pooch.os_cache("brain-cnn-helpers")) / "preprocessed" / f"{folder.name}-{key}"
 
 
-def _match(scans, table, values, classes) -> tuple[pd.DataFrame, list[Problem]]:
+def _match(scans, table, values, classes) -> tuple[pd.DataFrame, list[int], list[Problem]]:
     """Join scans and people; whoever has no counterpart or no label becomes a `Problem`."""
     left_out = []
     people = dict(zip(table["participant_id"], values, strict=True))
@@ -220,7 +220,7 @@ def _match(scans, table, values, classes) -> tuple[pd.DataFrame, list[Problem]]:
             left_out.append(Problem(name, "", "no label", "the label is missing (n/a)"))
         elif value not in classes:
             left_out.append(Problem(name, "", "other class", f"{value!r} is not in {classes}"))
-    usable, seen = [], {}
+    usable, labels, seen = [], [], {}
     for row in scans.to_dict("records"):
         name, visit = row["participant_id"], (row["participant_id"], row["session"])
         if name not in people:
@@ -231,10 +231,13 @@ def _match(scans, table, values, classes) -> tuple[pd.DataFrame, list[Problem]]:
                 left_out.append(Problem(name, row["scan"], "further scan", detail))
                 continue
             seen[visit] = row["scan"]
-            usable.append({**row, "_class": classes.index(people[name])})
-    rows = pd.DataFrame(usable, columns=["participant_id", "session", "scan", "_class"])
-    described = participants_table.typed(table).drop(columns=["session", "scan"], errors="ignore")
-    return rows.merge(described, on="participant_id", how="left"), left_out
+            usable.append(row)
+            labels.append(classes.index(people[name]))
+    rows = pd.DataFrame(usable, columns=["participant_id", "session", "scan"])
+    described = participants_table.typed(table).drop(
+        columns=["session", "scan", *QUALITY], errors="ignore"
+    )
+    return rows.merge(described, on="participant_id", how="left"), labels, left_out
 
 
 def _listed(problems: list[Problem], most: int = 20) -> str:

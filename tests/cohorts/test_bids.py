@@ -246,6 +246,17 @@ def test_unusable_tables(load, study):
         load()
 
 
+def test_columns_of_the_table_cannot_meddle(load, study):
+    names = ["sub-01", "sub-02", "sub-03", "sub-04"]
+    other = {"_class": [1, 1, 0, 0], "volume_ratio": [9.0, 9, 9, 9], "scan": ["x"] * 4}
+    write_table(study, participant_id=names, sex=["M", "F", "F", "M"], **other)
+    cohort = load()
+    assert cohort.labels.tolist() == [1, 0, 0, 1]
+    assert cohort.participants["_class"].tolist() == [1, 1, 0, 0]
+    assert cohort.participants["volume_ratio"].tolist() == [1, 1, 1, 1]
+    assert cohort.participants["scan"][0] == "sub-01/anat/sub-01_T1w.nii.gz"
+
+
 def test_ids_without_the_prefix(load, study):
     write_table(study, participant_id=["01", "02", "03", "04"], sex=["F", "M", "M", "M"])
     assert load().labels.tolist() == [0, 1, 1, 1]
