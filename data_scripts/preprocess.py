@@ -1,8 +1,11 @@
-r"""Bring every T1-weighted scan of a BIDS folder into MNI space, and list the ones that fail.
+r"""Bring every T1-weighted scan of a folder into MNI space, and list the ones that fail.
 
 Writes one NIfTI file and one report a scan into OUT, and ``scans.csv`` about all of them. Run it
 again after an interruption: finished scans are not done twice. A cohort then loads in a moment:
 ``cohorts.from_bids(FOLDER, "sex", cache=OUT, masks=...)`` with the same spacing and masks.
+
+The exit code is 0 if every scan is there; 1 if some are broken; 2 if the run cannot be done as
+asked (a wrong argument, a full disk); 130 after Ctrl+C.
 
     python data_scripts/preprocess.py my_study my_study_4mm
     python data_scripts/preprocess.py ixi ixi_2mm --spacing-mm 2 \
@@ -14,48 +17,70 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
 import pandas as pd
 
 from helpers import grids, runtime
 from helpers.cohorts import bids, preprocessing
 from helpers.cohorts.report import QUALITY
-from helpers.errors import BrokenScanError
+from helpers.cohorts.scans import find_scans
+
+# What a scan's name is followed by in OUT, with ten letters that stand for its content.
+ENDING = "_space-MNI152_desc-0123456789_T1w.nii.gz"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Preprocess a folder; return 0 if every scan succeeded, else 1."""
+    """Preprocess a folder; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "folder", type=Path, help="BIDS folder with sub-*/[ses-*/]anat/*_T1w.nii.gz"
-    )
+    parser.add_argument("folder", type=Path, help="BIDS folder, or one with NIfTI files in it")
     parser.add_argument("out", type=Path, help="where the volumes go")
     parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
     parser.add_argument(
         "--masks", help="brain masks or parcellations in FOLDER, with {participant_id} in the path"
     )
+    parser.add_argument(
+        "--n-procs",
+        type=int,
+        default=joblib.cpu_count(),
+        help="scans at the same time, each with about 1 GB of memory; default: one a core",
+    )
     options = parser.parse_args(arguments)
-    grid = grids.mni(options.spacing_mm)
-    rows = bids.find_scans(options.folder).to_dict("records")
-    for row in runtime.progress(rows, label="preprocessing"):
-        scan = options.folder / row["scan"]
-        try:
-            mask = bids.find_mask(options.folder, options.masks, row)
-            _, report = preprocessing.cached(scan, options.out, grid=grid, mask=mask)
-            row["file"] = preprocessing.kept_name(scan, grid, mask)
-            row |= report.quality()
-        except (BrokenScanError, FileNotFoundError) as error:
-            row["problem"] = str(error)
-    columns = ["participant_id", "session", "scan", "file", *QUALITY, "problem"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    with runtime.replacing(options.out / "scans.csv") as unfinished:
-        table.to_csv(unfinished, index=False)
+    try:
+        table = preprocess(options)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from here\n")
     broken = table[table["problem"].notna()]
     print(f"{len(table) - len(broken)} of {len(table)} scans are in {options.out}")
     for row in broken.to_dict("records"):
         print(f"failed: {row['scan']}: {row['problem']}", file=sys.stderr)
     return 1 if len(broken) else 0
+
+
+def preprocess(options: argparse.Namespace) -> pd.DataFrame:
+    """Preprocess what is not done yet; write and return the table."""
+    grid = grids.mni(options.spacing_mm)
+    rows = find_scans(options.folder, endings=[ENDING])
+    if options.out.resolve() == options.folder.resolve():
+        raise ValueError(f"files in the folder of the scans would pass for scans: {options.out}")
+    found = bids.prepare(
+        options.folder, rows, options.out, grid=grid, masks=options.masks, n_procs=options.n_procs
+    )
+    for row, one in zip(rows, found, strict=True):
+        if isinstance(one, str):
+            row["problem"] = one
+        else:
+            row |= one[1].quality()
+            mask = bids.find_mask(options.folder, options.masks, row)
+            row["file"] = preprocessing.kept_name(options.folder / row["scan"], grid, mask)
+    columns = ["participant_id", "session", "scan", "file", *QUALITY, "problem"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    with runtime.replacing(options.out / "scans.csv") as unfinished:
+        table.to_csv(unfinished, index=False)
+    return table
 
 
 if __name__ == "__main__":

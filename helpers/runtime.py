@@ -8,15 +8,19 @@ import hashlib
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -126,6 +130,69 @@ def progress(items: Iterable, *, label: str, total: int | None = None, show: boo
     """
     hide = not show or os.environ.get("HELPERS_STATIC_SITE") == "1"
     return tqdm(items, desc=label, total=total, disable=hide, leave=False)
+
+
+def in_processes(
+    function: Callable, items: Sequence, *, n_procs: int, label: str, show: bool = True
+) -> Iterator:
+    """Apply a function to each item in several processes; yield the results in the items' order.
+
+    Parameters
+    ----------
+    function : callable
+        Gets one item. An error that it raises ends everything.
+    n_procs : int
+        Number of processes; with 1, the function runs in this one.
+    label : str
+        Stands before the progress bar.
+    show : bool
+        Show the bar.
+
+    Raises
+    ------
+    ValueError
+        If ``n_procs`` is below 1.
+    ChildProcessError
+        If a process was killed.
+
+    Examples
+    --------
+    >>> from helpers import runtime
+    >>> list(runtime.in_processes(abs, [3, -4], n_procs=1, label="sizes", show=False))
+    [3, 4]
+    """
+    if n_procs < 1:
+        raise ValueError(f"n_procs must be 1 or more, got {n_procs}")
+    n_procs = min(n_procs, len(items))
+    try:
+        if n_procs > 1:
+            parallel = joblib.Parallel(n_jobs=n_procs, return_as="generator")
+            with _uninterrupted():
+                results = parallel(joblib.delayed(function)(item) for item in items)
+        else:
+            results = map(function, items)
+        yield from progress(results, label=label, total=len(items), show=show)
+    except BrokenExecutor as error:
+        raise ChildProcessError(
+            f"one of {n_procs} processes was killed, perhaps because the memory was full; with "
+            f"fewer processes, the same call goes on from here"
+        ) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let processes that are started here inherit that Ctrl+C is not for them: this one ends them.
+
+    A terminal sends it to all, and each would say so with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows it there only
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class CannotWriteError(OSError):

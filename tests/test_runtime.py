@@ -1,6 +1,11 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,3 +115,59 @@ def test_what_is_being_written_is_not_swept(tmp_path):
     os.utime(tmp_path / old, (0, 0))
     write(tmp_path / "other.txt")
     assert unfinished_files(tmp_path) == sorted([other_machine, mine])
+
+
+def test_several_processes_keep_the_order():
+    found = runtime.in_processes(abs, [-3, 2, -1, 0], n_procs=2, label="sizes", show=False)
+    assert list(found) == [3, 2, 1, 0]
+    with pytest.raises(ValueError, match="n_procs must be 1 or more, got 0"):
+        list(runtime.in_processes(abs, [1], n_procs=0, label="sizes"))
+
+
+def test_a_process_that_is_killed_is_named():
+    with pytest.raises(ChildProcessError, match="one of 2 processes was killed"):
+        list(runtime.in_processes(os._exit, [1, 1], n_procs=2, label="exits", show=False))
+
+
+SLEEPING = """
+import time
+from helpers import runtime
+try:
+    for _ in runtime.in_processes(time.sleep, [0.3, 60, 60, 60], n_procs=2, label="sleeping"):
+        print("begun", flush=True)
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+
+
+def test_ctrl_c_stops_all_processes():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPING],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 130, said
+        assert "Traceback" not in said
+        for _ in range(100):
+            if not is_alive(process.pid):
+                break
+            time.sleep(0.1)
+        assert not is_alive(process.pid)
+    finally:
+        if is_alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

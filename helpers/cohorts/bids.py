@@ -10,20 +10,24 @@ Gorgolewski et al. (2016), The brain imaging data structure.
 """
 
 import hashlib
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pooch
 import torch
+from torch import Tensor
 
 from helpers import grids, runtime
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts import preprocessing
 from helpers.cohorts.cohort import Cohort
-from helpers.cohorts.report import QUALITY
+from helpers.cohorts.report import QUALITY, Report
 from helpers.errors import BrokenScanError, BrokenScansError, LeftOutWarning
 from helpers.grids import Grid
 
@@ -48,6 +52,7 @@ def from_bids(
     masks: str | None = None,
     cache: str | Path | None = None,
     on_error: str = "raise",
+    n_procs: int = 1,
     progress: bool = True,
 ) -> Cohort:
     """Load a BIDS folder of T1-weighted scans as a cohort in MNI space.
@@ -80,6 +85,8 @@ def from_bids(
     on_error : {"raise", "skip"}
         What to do about scans that are damaged, cannot be registered or miss their mask: raise
         one error about all of them after the others are done, or warn and leave them out.
+    n_procs : int
+        Number of processes that register scans at the same time, each with about 1 GB of memory.
     progress : bool
         Show a progress bar.
 
@@ -121,18 +128,16 @@ def from_bids(
 
     cache = _default_cache(folder) if cache is None else Path(cache)
     volumes, kept, reports, broken = [], [], [], []
-    shown = runtime.progress(rows.to_dict("records"), label="preprocessing", show=progress)
-    for position, row in enumerate(shown):
-        scan = folder / row["scan"]
-        try:
-            mask = find_mask(folder, masks, row)
-            volume, report = preprocessing.cached(scan, cache, grid=grid, mask=mask)
-        except (BrokenScanError, FileNotFoundError) as error:
-            broken.append(Problem(row["participant_id"], row["scan"], "broken scan", str(error)))
-            continue
-        volumes.append(volume)
-        kept.append(position)
-        reports.append(report)
+    records = rows.to_dict("records")
+    options = {"grid": grid, "masks": masks, "n_procs": n_procs, "progress": progress}
+    for position, found in enumerate(prepare(folder, records, cache, **options)):
+        if isinstance(found, str):
+            person, scan = rows.loc[position, ["participant_id", "scan"]]
+            broken.append(Problem(person, scan, "broken scan", found))
+        else:
+            volumes.append(found[0])
+            reports.append(found[1])
+            kept.append(position)
     if broken and on_error == "raise":
         raise BrokenScansError(
             f"{len(broken)} of {len(rows)} scans cannot be used (the others are done and kept in "
@@ -154,6 +159,41 @@ def from_bids(
     labels = torch.tensor([row_labels[position] for position in kept])
     participants.attrs["problems"] = [asdict(problem) for problem in problems]
     return Cohort(torch.stack(volumes), labels, classes, participants, grid, reports=reports)
+
+
+def prepare(
+    folder: str | Path,
+    rows: Sequence[dict],
+    cache: str | Path,
+    *,
+    grid: Grid,
+    masks: str | None = None,
+    n_procs: int = 1,
+    progress: bool = True,
+) -> Iterator[tuple[Tensor, Report] | str]:
+    """Preprocess rows of `find_scans`; yield each volume and report, or what is wrong with it.
+
+    Whatever goes wrong with one scan stops no other; see `from_bids` for the parameters.
+
+    Raises
+    ------
+    ValueError
+        If ``masks`` has an unknown placeholder.
+    CannotWriteError
+        If the cache cannot be written.
+    """
+    folder, cache = Path(folder), Path(cache)
+    where = {"folder": folder, "masks": masks, "cache": cache, "grid": grid}
+    if rows:
+        with suppress(BrokenScanError):
+            find_mask(folder, masks, rows[0])  # a wrong pattern is wrong for all
+    if n_procs > 1:  # a process takes seconds to start
+        waiting = sum(not _is_kept(row, **where) for row in rows)
+        n_procs = max(1, min(n_procs, waiting))
+    prepare_one = partial(_prepare_one, **where)
+    return runtime.in_processes(
+        prepare_one, rows, n_procs=n_procs, label="preprocessing", show=progress
+    )
 
 
 def find_scans(folder: str | Path) -> pd.DataFrame:
@@ -201,6 +241,31 @@ def find_mask(folder: str | Path, masks: str | None, row: dict) -> Path | None:
         # rest, and a network may learn the cut.
         raise BrokenScanError(f"its mask is missing: expected {path}")
     return path
+
+
+def _prepare_one(row: dict, *, folder, masks, cache, grid) -> tuple[Tensor, Report] | str:
+    try:
+        mask = find_mask(folder, masks, row)
+        return preprocessing.cached(folder / row["scan"], cache, grid=grid, mask=mask)
+    except runtime.CannotWriteError:  # the disk's fault, not the scan's
+        raise
+    except (BrokenScanError, FileNotFoundError) as error:
+        return str(error)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return (
+            f"{type(error).__name__}: {error} "
+            f"(in {place.name}, {Path(place.filename).name}, line {place.lineno})"
+        )
+
+
+def _is_kept(row: dict, *, folder, masks, cache, grid) -> bool:
+    """Say whether a row takes no time: it is in the cache, or cannot be prepared at all."""
+    try:
+        mask = find_mask(folder, masks, row)
+        return (cache / preprocessing.kept_name(folder / row["scan"], grid, mask)).exists()
+    except (BrokenScanError, OSError):
+        return True
 
 
 def _default_cache(folder: Path) -> Path:

@@ -297,7 +297,7 @@ def test_link_that_leads_nowhere_is_named(load, study):
 
 def test_script_fills_the_cache_of_from_bids(study, tmp_path, capsys, registrations):
     out = tmp_path / "out"
-    arguments = [str(study), str(out), "--spacing-mm", "8"]
+    arguments = [str(study), str(out), "--spacing-mm", "8", "--n-procs", "1"]
     assert script.main(arguments) == 0
     table = pd.read_csv(out / "scans.csv")
     assert table["participant_id"].tolist() == ["sub-01", "sub-02", "sub-03", "sub-04"]
