@@ -1,8 +1,8 @@
 """Score every attribution method on planted truths: the leaderboard of chapter 7.
 
 For each task, each network (trained alike from other initial weights) and each method: do the maps
-of held-out subjects point to what was planted, how fast does the prediction fall when voxels are
-deleted in the map's order, and does the map change when the network's weights are drawn anew?
+of held-out subjects point to what was planted, and does the map change when the network's weights
+are drawn anew?
 Four maps that never look at the network are scored beside them.
 
     python data_scripts/score_methods.py
@@ -11,6 +11,7 @@ A run that was interrupted goes on where it stopped, from the folder given by ``
 """
 
 import argparse
+import functools
 import warnings
 from pathlib import Path
 
@@ -59,14 +60,20 @@ def explain(name: str, model, task: str, cohort: cohorts.Cohort) -> torch.Tensor
     """
     options = {}
     if name == "expected_gradients":
-        people = cohorts.simulate(task, 40, SUBJECT_SEED + 2)
-        options["baselines"] = people[people.labels == 0 if task != "sex" else slice(None)].volumes
+        options["baselines"] = compared_with(task)
         options["samples"] = 2 * len(options["baselines"])
     return attribution.METHODS[name](model, cohort.volumes, cohort.labels, **options)
 
 
+@functools.cache  # every network and its untrained twin compare with the same people
+def compared_with(task: str) -> torch.Tensor:
+    """Return the baselines of expected gradients."""
+    people = cohorts.simulate(task, 40, SUBJECT_SEED + 2)
+    return people[people.labels == 0 if task != "sex" else slice(None)].volumes
+
+
 def score(name: str, model, cohort: cohorts.Cohort) -> dict[str, pd.DataFrame]:
-    """Return one row a subject: localization, deletion, randomization check."""
+    """Return one row a subject: localization, randomization check."""
     brain = cohort.volumes != 0
     truth = cohort.truth.mask & brain
     with warnings.catch_warnings():
@@ -126,10 +133,17 @@ def _edges(volumes):
 
 def _unusual(volumes):
     """How far is each voxel from the mean of 40 other healthy subjects, in units of their SD?"""
-    healthy = cohorts.simulate("lesion", 200, SUBJECT_SEED + 1)
-    healthy = healthy.volumes[healthy.labels == 0]
-    distance = (volumes - healthy.mean(0)).abs() / healthy.std(0).clamp_min(0.05)
+    mean, deviation = _healthy()
+    distance = (volumes - mean).abs() / deviation.clamp_min(0.05)
     return F.avg_pool3d(distance, 3, stride=1, padding=1) * (volumes != 0)
+
+
+@functools.cache
+def _healthy() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the voxels' mean and standard deviation over healthy subjects."""
+    people = cohorts.simulate("lesion", 200, SUBJECT_SEED + 1)
+    healthy = people.volumes[people.labels == 0]
+    return healthy.mean(0), healthy.std(0)
 
 
 BASELINES = {

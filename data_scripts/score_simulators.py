@@ -12,6 +12,7 @@ A run that was interrupted goes on where it stopped, from the files in ``--folde
 """
 
 import argparse
+import functools
 import warnings
 from pathlib import Path
 
@@ -270,9 +271,14 @@ def _baselines(name: str, task: str) -> dict:
     """Let expected gradients compare with healthy people instead of a black volume."""
     if name != "expected_gradients":
         return {}
-    others = cohorts.simulate(task, 40, HELD_OUT_SEED + 1)
-    healthy = others[others.labels == 0].volumes
+    healthy = _healthy(task)
     return {"baselines": healthy, "samples": 2 * len(healthy)}
+
+
+@functools.cache  # every network compares with the same people
+def _healthy(task: str) -> torch.Tensor:
+    others = cohorts.simulate(task, 40, HELD_OUT_SEED + 1)
+    return others[others.labels == 0].volumes
 
 
 if __name__ == "__main__":

@@ -84,3 +84,21 @@ def test_the_leaderboard_of_retrained_networks_is_a_new_one(tmp_path, monkeypatc
         script["main"]()
     assert len(scored) == 4
     assert written[2] != written[0]
+
+
+def test_the_leaderboard_simulates_its_people_once(monkeypatch):
+    script = runpy.run_path(str(SCRIPTS / "score_methods.py"))
+    small, seeds = grids.mni(8.0), []
+    simulate = cohorts.simulate
+
+    def watched(task, subjects, seed):
+        seeds.append((task, seed))
+        return simulate(task, min(subjects, 12), seed, grid=small)
+
+    monkeypatch.setattr(cohorts, "simulate", watched)
+    cohort = simulate("lesion", 2, grid=small)
+    for seed in (0, 1):  # two networks that were trained alike
+        network = models.build("course", 5, cohort.grid.shape, seed=seed).eval()
+        script["explain"]("expected_gradients", network, "lesion", cohort)
+        script["BASELINES"]["(distance from healthy mean)"](cohort.volumes)
+    assert seeds == [("lesion", 502), ("lesion", 501)]
