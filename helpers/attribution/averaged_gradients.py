@@ -21,12 +21,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from helpers import runtime
+from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
 from helpers.attribution.gradients import voxel_gradient
 
 _NOISE, _PATH = 1, 2  # random streams under a seed
 
 
+@filled
 def smoothgrad(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -42,11 +44,9 @@ def smoothgrad(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
+    {model}
+    {volumes}
+    {target}
     noise : float
         SD of the Gaussian noise, as a share of each volume's range from darkest to brightest
         voxel; the paper uses 0.1 to 0.2. With 0, the map is the gradient.
@@ -57,8 +57,7 @@ def smoothgrad(
         depend on which others are explained beside it.
     batch_size : int
         Noisy copies that pass the network at a time.
-    progress : bool
-        Show a bar.
+    {progress}
 
     Returns
     -------
@@ -97,6 +96,7 @@ def smoothgrad(
     )
 
 
+@filled
 def integrated_gradients(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -114,11 +114,9 @@ def integrated_gradients(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
+    {model}
+    {volumes}
+    {target}
     baseline : tensor of shape (1, 1, x, y, z) or (subject, 1, x, y, z), optional
         Where the way begins: one for all subjects or one each. Default zeros, which are
         background. A voxel that equals its baseline gets nothing, however much it matters.
@@ -126,8 +124,7 @@ def integrated_gradients(
         Points on the way at which the gradient is taken (Gauss-Legendre quadrature).
     batch_size : int
         Points that pass the network at a time.
-    progress : bool
-        Show a bar.
+    {progress}
 
     Returns
     -------
@@ -178,6 +175,7 @@ def integrated_gradients(
     )
 
 
+@filled
 def expected_gradients(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -195,11 +193,9 @@ def expected_gradients(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
+    {model}
+    {volumes}
+    {target}
     baselines : tensor of shape (baseline, 1, x, y, z), optional
         Whom the subjects are compared with, for example healthy training subjects. Default one
         volume of zeros: then this estimates integrated gradients.
@@ -210,8 +206,7 @@ def expected_gradients(
         Of the pairs of baseline and place on the way; they are the same for all subjects.
     batch_size : int
         Points that pass the network at a time.
-    progress : bool
-        Show a bar.
+    {progress}
 
     Returns
     -------

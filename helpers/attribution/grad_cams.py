@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from helpers import models
+from helpers._docs import filled
 from helpers.attribution.contract import captured, explain_in_batches
 from helpers.attribution.guided_backprop import OnlyReLU, guided_gradient
 
 
+@filled
 def grad_cam(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -32,17 +34,14 @@ def grad_cam(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
+    {model}
+    {volumes}
+    {target}
     layer : str, optional
         Name of a layer or block, see `helpers.models.layers`; default the last convolution, before
         its normalization and ReLU, as in the other libraries. A whole block, such as
         ``"block4"`` of the course network, is often the better choice.
-    batch_size : int
-        Subjects at a time.
+    {batch_size}
 
     Returns
     -------

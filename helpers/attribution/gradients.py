@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from helpers import models
+from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
 
 
+@filled
 def gradient(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -28,13 +30,10 @@ def gradient(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
-    batch_size : int
-        Subjects at a time; lower it when memory is short.
+    {model}
+    {volumes}
+    {target}
+    {batch_size}
 
     Returns
     -------
@@ -56,6 +55,7 @@ def gradient(
     return explain_in_batches(model, volumes, target, batch_size=batch_size, explainer=explainer)
 
 
+@filled
 def input_x_gradient(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -71,13 +71,10 @@ def input_x_gradient(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
-    batch_size : int
-        Subjects at a time; lower it when memory is short.
+    {model}
+    {volumes}
+    {target}
+    {batch_size}
 
     Returns
     -------

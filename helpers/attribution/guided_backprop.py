@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import models
+from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
 from helpers.attribution.tracing import RESHAPING, Traced, tensors
 
@@ -37,6 +38,7 @@ _REFUSAL = (
 )
 
 
+@filled
 def guided_backprop(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -52,11 +54,9 @@ def guided_backprop(
     ----------
     model : Module
         A classifier with one logit a class and with ReLUs.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
-    batch_size : int
-        Subjects at a time; lower it when memory is short.
+    {volumes}
+    {target}
+    {batch_size}
 
     Returns
     -------

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from helpers import models
+from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
 from helpers.attribution.tracing import RESHAPING, Traced
 
@@ -40,6 +41,7 @@ _STRAIGHT_THROUGH_ZERO = {
 _REFUSAL = "LRP has no rule for {name}, so its map would be wrong. It knows {known}."
 
 
+@filled
 def lrp(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -58,9 +60,8 @@ def lrp(
         A classifier with one logit a class, of convolutions, linear layers, BatchNorm, ReLU (or
         leaky ReLU, or ELU), poolings and sums. BatchNorm behind a convolution or a linear layer is
         folded into it.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
+    {volumes}
+    {target}
     rule : str
         ``"composite"``: alpha-beta for convolutions, epsilon for linear layers. ``"epsilon"`` for
         all: with a small epsilon this is input times gradient, noise included.
@@ -70,8 +71,7 @@ def lrp(
         excited it: the z-plus rule.
     epsilon : float
         Takes in a little of the relevance where a sum nearly cancels; in units of the layer.
-    batch_size : int
-        Subjects at a time; lower it when memory is short.
+    {batch_size}
 
     Returns
     -------

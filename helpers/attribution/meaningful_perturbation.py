@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from helpers import fields, models, runtime
+from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
 
 MASK_SPACING_VOXELS = 4
@@ -28,6 +29,7 @@ ROUGHNESS_POWER = 7
 _JITTER = 3  # random stream under a seed
 
 
+@filled
 def meaningful_perturbation(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -62,9 +64,8 @@ def meaningful_perturbation(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
+    {model}
+    {volumes}
     target : int or tensor of shape (subject,), optional
         Class to destroy; default each subject's predicted class.
     goal : float
@@ -96,8 +97,7 @@ def meaningful_perturbation(
         Gets a dict after each step: ``subject``, ``step``, ``loss`` with full weights,
         ``probability``, ``area`` and ``roughness``. ``rows = []`` and ``record=rows.append``
         collect the history.
-    progress : bool
-        Show a bar for each subject.
+    {progress}
 
     Returns
     -------

@@ -15,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from helpers import models, runtime
+from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
 from helpers.attribution.incremental import Undisturbed
 
 
+@filled
 def occlusion(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -38,11 +40,9 @@ def occlusion(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class.
-    volumes : tensor of shape (subject, 1, x, y, z)
-    target : int or tensor of shape (subject,), optional
-        Class to explain; default each subject's predicted class.
+    {model}
+    {volumes}
+    {target}
     window : int or three ints
         Side of the window in voxels; 8 are 32 mm at 4 mm.
     stride : int or three ints
@@ -53,8 +53,7 @@ def occlusion(
         something that no network has seen in training.
     batch_size : int
         Windows at a time; lower it when memory is short.
-    progress : bool
-        Show a bar for each subject.
+    {progress}
 
     Returns
     -------

@@ -19,10 +19,12 @@ from sklearn.metrics import auc
 from torch import Tensor, nn
 
 from helpers import models, runtime
+from helpers._docs import filled
 from helpers.evaluation.controls import moved
 from helpers.evaluation.masks import counted, ranked, strongest, warn_of_zero_maps
 
 
+@filled
 def faithfulness(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -39,9 +41,8 @@ def faithfulness(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class; left as it was.
-    volumes : tensor of shape (subject, 1, x, y, z)
+    {model}
+    {volumes}
     maps : tensor of the same shape
         Ranked by absolute value, equals in random order.
     target : int or tensor of shape (subject,), optional
@@ -140,6 +141,7 @@ def area_under_curve(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@filled
 def mask_test(
     model: nn.Module,
     volumes: Float[Tensor, "subject 1 x y z"],
@@ -160,8 +162,7 @@ def mask_test(
 
     Parameters
     ----------
-    model : Module
-        A classifier with one logit a class; left as it was.
+    {model}
     volumes : tensor of shape (subject, 1, x, y, z)
         In one common space, such as MNI: the mean of the maps must mean something.
     maps : tensor of the same shape
@@ -176,6 +177,8 @@ def mask_test(
         Voxels that count; default those where most volumes are not 0.
     folds : int
         Default 5; the number of subjects leaves one out at a time.
+    batch_size : int
+        Volumes at a time.
     seed : int
         Seed of the folds and of the controls.
 
