@@ -228,6 +228,10 @@ def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
     """Return what the model says and why."""
     classes = model.card["classes"]
     probabilities = models.predict(model, volume[None])[0].softmax(0)
+    if len(probabilities) != len(classes):
+        raise ValueError(
+            f"the network tells {len(probabilities)} classes apart, its card names {list(classes)}"
+        )
     predicted = int(probabilities.argmax())
     chosen = predicted if target is None else classes.index(target)
     with warnings.catch_warnings(record=True) as caught:

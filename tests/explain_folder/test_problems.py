@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from study import GRID, MAIN, explain
+from study import CARD, CLASSES, GRID, MAIN, explain, network
 
-from helpers import attribution, grids
+from helpers import attribution, explain_folder, grids
 
 
 @pytest.fixture
@@ -133,6 +133,68 @@ def test_a_map_outside_the_brain_is_warned_about(small, out, monkeypatch):
     corner[..., 12, 14, 12] = 4
     assert explain(small, out.with_name("inside")) == 0
     assert pd.read_csv(out.with_name("inside") / "scans.csv")["warnings"].isna().all()
+
+
+# Networks
+
+
+class OneOutput(torch.nn.Module):
+    """A small network with one output; what becomes of it is up to the caller."""
+
+    def __init__(self, finish=lambda logit: logit):
+        super().__init__()
+        self.convolution, self.linear = torch.nn.Conv3d(1, 2, 3), torch.nn.Linear(2, 1)
+        self.finish = finish
+        self.card = CARD
+
+    def forward(self, volumes):
+        features = torch.relu(self.convolution(volumes)).mean((2, 3, 4))
+        return self.finish(self.linear(features - 0.3))
+
+
+def test_one_logit_explains_the_side_that_was_decided(small, out, brains):
+    """The sigmoid of the logit is the second class's probability; its sign decides."""
+    model = OneOutput()
+    with torch.no_grad():  # one brain on either side
+        logits = model(brains[:2])
+        model.linear.bias -= logits.mean()
+        z = model(brains[:2])[:, 0]
+    assert z.prod() < 0
+    table = explain_folder.explain_folder(model, small, out, method="gradient", progress=False)
+    assert table["predicted"].tolist() == [CLASSES[int(logit > 0)] for logit in z]
+    expected = torch.sigmoid(z.abs()).tolist()
+    assert table["predicted_probability"].tolist() == pytest.approx(expected, abs=1e-5)
+    for name, volume, logit in zip("ab", brains[:2], z, strict=True):
+        seen = volume[None].clone().requires_grad_()
+        (model(seen).sum() * logit.sign()).backward()
+        written = grids.read(out / f"{name}_map.nii.gz")[0]
+        np.testing.assert_allclose(written, seen.grad[0, 0], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("finish", "message"),
+    [
+        (lambda logit: (logit, logit), "the network puts out a tuple; wrap it"),
+        (torch.sigmoid, "ends in a sigmoid: its one output is a probability"),
+        (lambda logit: logit.expand(-1, 3), r"tells 3 classes apart, its card names \['healthy', "),
+    ],
+)
+def test_networks_that_are_refused(small, out, finish, message):
+    model = OneOutput(finish)
+    with pytest.raises(ValueError, match=message):
+        explain_folder.explain_folder(model, small, out, method="gradient", progress=False)
+    assert not list(out.glob("*_map.*"))
+
+
+def test_half_precision_weights_are_computed_in_single(small, out):
+    half = network().half()
+    explain_folder.explain_folder(half, small, out, method="gradient", progress=False)
+    exact = network().half().float()
+    explain_folder.explain_folder(
+        exact, small, out.with_name("exact"), method="gradient", progress=False
+    )
+    for name in ("a_map.nii.gz", "b_map.nii.gz"):
+        assert (out / name).read_bytes() == (out.with_name("exact") / name).read_bytes()
 
 
 # The disk
