@@ -61,7 +61,7 @@ def test_tempting_wrong_answers(name, answer, capsys):
 
 
 class Formula(nn.Module):
-    """A "network" with one logit, which is a formula of a few voxels."""
+    """A "network" with one logit, that of class 1: a formula of a few voxels."""
 
     def __init__(self, formula):
         super().__init__()
@@ -80,10 +80,10 @@ def test_the_saturated_network_is_explained_as_the_exercise_says():
     network = Formula(lambda x: x[:, 0].clamp(max=1))
     volume = voxels(4.0, 0.0)  # a second voxel, without effect
     with pytest.warns(UserWarning, match="no voxel moves this logit"):
-        slope = attribution.gradient(network, volume, 0)
+        slope = attribution.gradient(network, volume, 1)
     with pytest.warns(UserWarning, match="no voxel moves this logit"):
-        share = attribution.input_x_gradient(network, volume, 0)
-    walked = attribution.integrated_gradients(network, volume, 0, steps=400)
+        share = attribution.input_x_gradient(network, volume, 1)
+    walked = attribution.integrated_gradients(network, volume, 1, steps=400)
     assert slope.flatten().tolist() == share.flatten().tolist() == [0, 0]
     assert walked.flatten().tolist() == pytest.approx([1, 0], abs=0.01)
 
@@ -92,9 +92,9 @@ def test_the_dark_voxel_gets_what_the_exercise_says():
     network = Formula(lambda x: x @ torch.tensor([2.0, -3.0, 1.0]))
     volume = voxels(1.0, 0.0, 4.0)
     baseline = voxels(1.0, 2.0, 0.0)
-    shares = attribution.integrated_gradients(network, volume, 0, baseline=baseline)
+    shares = attribution.integrated_gradients(network, volume, 1, baseline=baseline)
     assert shares.flatten().tolist() == pytest.approx([0, 6, 4], abs=1e-5)
-    from_zeros = attribution.integrated_gradients(network, volume, 0)
+    from_zeros = attribution.integrated_gradients(network, volume, 1)
     assert from_zeros.flatten().tolist() == pytest.approx([2, 0, 4], abs=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_lrp_shares_out_one_unit_as_the_exercise_says(rule, shares):
     )
     network[0].weight.data = voxels(2.0, -2.0)
     network[3].weight.data.fill_(1)
-    map_ = attribution.lrp(network, voxels(3.0, 1.0), 0, rule=rule)
+    map_ = attribution.lrp(network, voxels(3.0, 1.0), 1, rule=rule)
     assert map_.flatten().tolist() == pytest.approx(shares, abs=1e-4)
 
 

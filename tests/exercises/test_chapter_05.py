@@ -65,7 +65,7 @@ class Toy(nn.Module):
 def test_grad_cam_of_the_toy_layer_is_what_the_exercise_says():
     network, volume = Toy(), torch.tensor([2.0, -3.0]).view(1, 1, 2, 1, 1)
     assert network.layer(volume).flatten().tolist() == [2, 0, 0, 3]
-    map_ = attribution.grad_cam(network, volume, 0, layer="layer")
+    map_ = attribution.grad_cam(network, volume, 1, layer="layer")
     assert map_.flatten().tolist() == [1, 0]
 
 
