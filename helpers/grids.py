@@ -31,6 +31,7 @@ _MNI_HIGH_MM = np.array([96.0, 94.0, 108.0])
 # loses cannot part grids that are the same.
 _STEPS_PER_MM = 4096
 
+_SPACINGS_MM = (0.01, 100.0)
 _SPACES = ("scanner", "aligned", "talairach", "mni", "template")
 # The length of its header, in either byte order: how a NIfTI-2 file begins.
 _NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
@@ -181,7 +182,8 @@ def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:
             raise BrokenScanError(
                 f"{path} is damaged: its header asks for {expected} bytes, it has {len(content)}"
             )
-        data = np.asarray(loaded.dataobj, dtype=np.float32).reshape(grid.shape)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+            data = np.asarray(loaded.dataobj, dtype=np.float32).reshape(grid.shape)
     except BrokenScanError:
         raise
     except Exception as error:  # nibabel, zlib and numpy each raise their own kinds
@@ -198,7 +200,8 @@ def read_grid(path: str | Path) -> Grid:
     - One volume. Further axes may only have length 1, as in 4D files of one volume.
     - The header must say where the voxels lie: its sform counts, without one its qform; a header
       with neither (both codes 0) could have left and right exchanged and is refused.
-    - Sheared affines are taken as they are; `resample` goes through them.
+    - Sheared affines are taken as they are; `resample` goes through them. Voxels measure 0.01 to
+      100 mm along three different axes.
 
     Raises
     ------
@@ -340,5 +343,12 @@ def _grid(loaded: nib.Nifti1Image, path: Path) -> Grid:
             f"0), so that left and right cannot be known; convert the scan again from DICOM, or "
             f"set the sform if you know it"
         )
-    space = nib.nifti1.xform_codes.label[int(code)]
-    return Grid(tuple(shape[:3]), affine, space)
+    grid = Grid(tuple(shape[:3]), affine, nib.nifti1.xform_codes.label[int(code)])
+    low, high = _SPACINGS_MM
+    turned = nib.io_orientation(affine)
+    if not low <= min(grid.spacing_mm) <= max(grid.spacing_mm) <= high or np.isnan(turned).any():
+        raise BrokenScanError(
+            f"{path} has voxels of {grid.spacing_mm} mm along axes {affine[:3, :3].tolist()}; "
+            f"expected {low} to {high:g} mm along three different axes"
+        )
+    return grid

@@ -215,6 +215,17 @@ def test_sform_before_qform_and_neither_is_refused(tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("spacing_mm", [1e-3, 1e3, 1e30])
+def test_voxels_have_a_size_that_can_be(tmp_path, spacing_mm):
+    path, affine = tmp_path / "a.nii", np.diag([2.0, spacing_mm, 2.0, 1.0])
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), affine), path)
+    for read in (grids.read, grids.read_grid):
+        with pytest.raises(
+            BrokenScanError, match=r"a\.nii has voxels of .* expected 0.01 to 100 mm"
+        ):
+            read(path)
+
+
 def test_grid_of_the_header_is_the_grid_of_the_voxels(tmp_path):
     data = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
     for order in itertools.permutations(range(3)):

@@ -110,7 +110,7 @@ def check_standardised(volume: Float[Tensor, "1 x y z"], grid: Grid) -> float:
             f"the volume falls to {data.min():.3g}; expected a brain with the median 1 on a "
             f"background of 0, nothing negative, no z-scores"
         )
-    median = float(np.median(data[data > 0]))
+    median = float(np.median(data[data > 0])) if data.max() > 0 else 0.0
     if not MEDIANS[0] <= median <= MEDIANS[1] or data.max() > BRIGHTEST:
         raise BrokenScanError(
             f"the median of the voxels that are not 0 is {median:.3g} and the largest "

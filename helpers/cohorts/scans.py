@@ -97,7 +97,7 @@ def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | N
         correlation = plausibility.check_standardised(volume, grid)
     except BrokenScanError as error:
         raise BrokenScanError(
-            f"the scan lies on the model's grid, so it is not preprocessed again; but {error}. "
+            f"{path} lies on the model's grid, so it is not preprocessed again; but {error}. "
             f"Make it so with intensities.standardise, or give the raw scan"
         ) from error
     report = Report(native, np.eye(4), None, None, correlation, volume_ratio=1.0)
