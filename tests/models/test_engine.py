@@ -1,6 +1,6 @@
 """The loop is what it says, it resumes, and every process ends with the same network."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -52,11 +52,15 @@ def test_the_learning_rate_rises_once_and_falls_to_nothing():
 def test_dropout_differs_from_step_to_step_and_leaves_the_global_generator_alone():
     masks = []
     model = Net(norm=False, dropout=0.5)
-    model.dropout.register_forward_hook(lambda m, i, output: masks.append(output == 0))
+    model.dropout.register_forward_hook(
+        lambda module, given, made: masks.append((given[0] > 0, made == 0))
+    )
     before = torch.get_rng_state()
     models.train(model, cohort(), epochs=2, batch_size=8, progress=False)
     assert torch.equal(torch.get_rng_state(), before)
-    assert len({mask.numpy().tobytes() for mask in masks}) == len(masks) == 4
+    for (alive, dropped), (alive_too, dropped_too) in combinations(masks, 2):
+        same = (dropped == dropped_too)[alive & alive_too].float().mean()
+        assert 0.4 < float(same) < 0.6
 
 
 @pytest.mark.parametrize("epochs", [1, 4])
