@@ -148,10 +148,11 @@ def test_simple_statistics_do_not_tell_the_classes(task):
 
 
 def test_the_audit_sees_the_head_size_of_sex_and_nothing_without_it():
-    audit = cohorts.audit_leaks(cohorts.simulate("sex", subjects=200, seed=0))
+    grid = grids.mni(8.0)
+    audit = cohorts.audit_leaks(cohorts.simulate("sex", subjects=200, seed=0, grid=grid))
     volume = audit.set_index("statistic").loc["brain volume"]
     assert volume["auc"] > 0.7
-    equal_heads = cohorts.simulate("sex", subjects=200, seed=0, head_size=0.0)
+    equal_heads = cohorts.simulate("sex", subjects=200, seed=0, grid=grid, head_size=0.0)
     audit = cohorts.audit_leaks(equal_heads)
     assert audit["safe"].all(), audit.to_string()
 
