@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from helpers.models.frozen import class_logits
+
 
 class Ensemble(nn.Module):
     """Networks with the same classes; together they say the mean of their logits.
@@ -44,5 +46,5 @@ class Ensemble(nn.Module):
     def each(
         self, volumes: Float[Tensor, "subject 1 x y z"]
     ) -> Float[Tensor, "network subject classes"]:
-        """Return the logits of every network."""
-        return torch.stack([network(volumes) for network in self.networks])
+        """Return the logits of every network; one that has a single logit says 0 of class 0."""
+        return torch.stack([class_logits(network(volumes)) for network in self.networks])

@@ -61,7 +61,7 @@ def train_simulator(
     Parameters
     ----------
     model : Module, or a sequence of them
-        Classifiers with two logits, the disease second, in evaluation mode; several, trained from
+        Classifiers of two classes, the disease second, in evaluation mode; several, trained from
         other seeds, are an ensemble that has to be convinced as a whole. They stay as they are.
     cohort : Cohort
         Labels 0, without the disease, and 1, with it.
@@ -100,7 +100,7 @@ def train_simulator(
     Raises
     ------
     ValueError
-        If a classifier is in training mode, has not two logits, tells the classes apart worse than
+        If a classifier is in training mode, has not two classes, tells the classes apart worse than
         a coin or gets nobody of a class right; if the cohort has one class only; if a checkpoint is
         damaged or belongs to another training, or a loss becomes NaN.
 
@@ -270,7 +270,7 @@ def _read(
     for number, net in enumerate(networks):
         logits = models.predict(net, cohort.volumes)
         if logits.shape[1] != 2:
-            raise ValueError(f"expected classifiers with 2 logits, got {logits.shape[1]}")
+            raise ValueError(f"expected classifiers of 2 classes, got {logits.shape[1]}")
         difference = logits[:, 1] - logits[:, 0]
         correct = (difference > 0) == ill
         distance = float(difference[ill].mean() - difference[~ill].mean())

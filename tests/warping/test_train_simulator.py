@@ -82,6 +82,12 @@ def test_a_simulator_learns_what_the_classifier_knows(meter, cohort):
         assert fields.folding_fraction(simulation.displacement).max() == 0
 
 
+def test_a_classifier_with_one_logit_teaches_the_same(meter, cohort):
+    two, _ = fit(meter, cohort, epochs=1)
+    one, _ = fit(known(cohort, logits=1), cohort, epochs=1)
+    assert torch.equal(weights(one), weights(two))
+
+
 def test_the_same_seed_gives_the_same_simulator(meter, cohort):
     first, _ = fit(meter, cohort, epochs=1)
     again, _ = fit(meter, cohort, epochs=1)
@@ -195,8 +201,9 @@ def test_only_subjects_that_all_classifiers_get_right_are_used(meter, cohort):
 def test_bad_requests(meter, cohort):
     with pytest.raises(ValueError, match=r"in training mode; call model.eval"):
         fit(known(cohort).train(), cohort)
-    with pytest.raises(ValueError, match="expected classifiers with 2 logits, got 1"):
-        fit(known(cohort, logits=1), cohort)
+    three = nn.Sequential(known(cohort), nn.ConstantPad1d((0, 1), 0.0)).eval()
+    with pytest.raises(ValueError, match="expected classifiers of 2 classes, got 3"):
+        fit(three, cohort)
     with pytest.raises(ValueError, match="classifier 1 gets 0 of 8 subjects of class 1 right"):
         fit([meter, known(cohort, shift=100.0)], cohort)
     with pytest.raises(ValueError, match="subjects of two classes, without and with a disease"):
