@@ -1,6 +1,7 @@
-"""Run all benchmarks, print their tables and keep the numbers for the book's performance page.
+"""Run all benchmarks, print them beside the last ones, and keep them for the performance page.
 
-Run nothing else meanwhile. Each benchmark proves first that both sides compute the same.
+Run nothing else meanwhile. Each benchmark proves first that both sides compute the same. The last
+column is what the committed file said before.
 
     python tests/benchmarks/run.py                      all of them, half an hour
     python tests/benchmarks/run.py gradients occlusion  only these; the other tables stay
@@ -18,6 +19,8 @@ import torch
 from helpers import results
 
 FOLDER = Path(__file__).parent
+# What a table is about; the first of these that it has is compared with the last run.
+MEASURES = ("times_faster", "ratio", "volumes_per_s", "scans_per_s", "seconds")
 
 
 def main() -> None:
@@ -26,11 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=known, help=f"some of: {', '.join(known)}")
     names = parser.parse_args().names
-    kept = {"tables": {}, "threads": {}} if names == known else results.read("benchmarks")
-    tables, threads = kept["tables"], kept["threads"]
+    last = results.read("benchmarks")
+    kept = {"tables": {}, "threads": {}} if names == known else last
+    tables, threads = dict(kept["tables"]), dict(kept["threads"])
     for name in names:
         rows = importlib.import_module(f"bench_{name}").measure()
-        print(f"\n{name}\n{pd.DataFrame(rows).round(3).to_string(index=False)}", flush=True)
+        table = beside(rows, last["tables"].get(name, []))
+        print(f"\n{name}\n{table.round(3).to_string(index=False)}", flush=True)
         tables[name], threads[name] = rows, torch.get_num_threads()
     results.write(
         "benchmarks",
@@ -42,6 +47,20 @@ def main() -> None:
             "tables": tables,
         },
     )
+
+
+def beside(rows: list[dict], last: list[dict]) -> pd.DataFrame:
+    """Return a table with one more column: the measure as it was, in the row of the same names."""
+    table = pd.DataFrame(rows)
+    measure = next(name for name in MEASURES if name in table)
+
+    def names(row: dict) -> frozenset:
+        return frozenset(
+            (key, value) for key, value in row.items() if isinstance(value, str) or key == "subject"
+        )
+
+    before = {names(row): row.get(measure) for row in last}
+    return table.assign(**{f"last {measure}": [before.get(names(row)) for row in rows]})
 
 
 def _processor() -> str:
