@@ -42,7 +42,7 @@ test: $(VENV)/.test-installed
 	$(BIN)/python tests/website/chromium.py
 	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/website
 	$(MAKE) book
-	$(BIN)/python -m pytest tests/website
+	$(BIN)/python -m pytest -n 2 tests/website
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python tests/benchmarks/run.py
