@@ -10,7 +10,7 @@ from helpers.activation_maximization import (
     regularizers,
     transforms,
 )
-from helpers.activation_maximization.maximize import Maximized, activation, maximize
+from helpers.activation_maximization.ascent import Maximized, activation, maximize
 from helpers.activation_maximization.objectives import (
     Objective,
     channel_mean,

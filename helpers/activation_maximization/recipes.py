@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from helpers import runtime
 from helpers.activation_maximization import regularizers, transforms
+from helpers.activation_maximization.ascent import Maximized, activation, maximize
 from helpers.activation_maximization.images import Deviation, Warp, noise
-from helpers.activation_maximization.maximize import Maximized, activation, maximize
 from helpers.activation_maximization.objectives import Objective
 from helpers.anatomy import Anatomy
 

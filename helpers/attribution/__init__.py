@@ -10,10 +10,10 @@ from helpers.attribution.averaged_gradients import (
 )
 from helpers.attribution.grad_cams import grad_cam, grad_cam_plus_plus, guided_grad_cam
 from helpers.attribution.gradients import gradient, input_x_gradient
-from helpers.attribution.guided_backprop import guided_backprop
-from helpers.attribution.lrp import lrp
-from helpers.attribution.meaningful_perturbation import meaningful_perturbation
-from helpers.attribution.occlusion import occlusion
+from helpers.attribution.guided import guided_backprop
+from helpers.attribution.layerwise_relevance import lrp
+from helpers.attribution.occlusions import occlusion
+from helpers.attribution.perturbation import meaningful_perturbation
 
 METHODS = {
     "gradient": gradient,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from helpers import models
 from helpers._docs import filled
 from helpers.attribution.contract import captured, explain_in_batches
-from helpers.attribution.guided_backprop import OnlyReLU, guided_gradient
+from helpers.attribution.guided import OnlyReLU, guided_gradient
 
 
 @filled

@@ -3,11 +3,11 @@
 from helpers.cohorts.bids import from_bids
 from helpers.cohorts.cohort import Cohort, Truth, concatenate
 from helpers.cohorts.deformations import planted_structures
-from helpers.cohorts.ixi import fetch_ixi, ixi
+from helpers.cohorts.ixi_scans import fetch_ixi, ixi
 from helpers.cohorts.leaks import audit_leaks, image_statistics
 from helpers.cohorts.report import Report
 from helpers.cohorts.scans import to_scan
-from helpers.cohorts.simulate import render, simulate
+from helpers.cohorts.simulation import render, simulate
 
 __all__ = [
     "Cohort",

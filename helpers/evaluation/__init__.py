@@ -11,13 +11,13 @@ how fine they are, whom they resemble and whether all seeds end alike.
 """
 
 from helpers.evaluation import matching, quantities
-from helpers.evaluation.agreement import agreement
+from helpers.evaluation.agreements import agreement
+from helpers.evaluation.bootstrap import intervals
 from helpers.evaluation.controls import elsewhere
-from helpers.evaluation.faithfulness import area_under_curve, faithfulness, mask_test
+from helpers.evaluation.deletion import area_under_curve, faithfulness, mask_test
 from helpers.evaluation.groups import GroupTest, group_test
-from helpers.evaluation.intervals import intervals
-from helpers.evaluation.localization import localization
 from helpers.evaluation.masks import dice, dice_with_background, share_outside, strongest
+from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from helpers import models, runtime
-from helpers.evaluation.agreement import rank_correlation
+from helpers.evaluation.agreements import rank_correlation
 from helpers.evaluation.masks import counted, warn_of_zero_maps
 
 

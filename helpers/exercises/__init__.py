@@ -1,5 +1,5 @@
 """Did I get it right? Checks for the exercises of the chapters."""
 
-from helpers.exercises.check import Exercise, check
+from helpers.exercises.checks import Exercise, check
 
 __all__ = ["Exercise", "check"]

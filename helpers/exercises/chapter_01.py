@@ -4,7 +4,7 @@ import numpy as np
 
 from helpers import anatomy, grids
 from helpers.exercises.answers import equal, near, numbers, word
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 _POINT_MM = (-25, -21, -15)
 

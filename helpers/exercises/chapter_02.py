@@ -7,7 +7,7 @@ import pandas as pd
 
 from helpers.cohorts.shapes import SHAPES
 from helpers.exercises.answers import equal, instance, letter, numbers, unreadable, word
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 _BALL_ML = 4 / 3 * math.pi * 1.5**3
 _STATISTICS = "mean intensity", "spread", "smoothness", "noise level", "brain volume", "border"

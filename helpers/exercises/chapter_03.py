@@ -1,7 +1,7 @@
 """Exercises of chapter 3: training a 3D classifier, with honest baselines."""
 
 from helpers.exercises.answers import equal, letter, near, numbers
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 # The first convolution of block 4: 32 channels in, 64 out, kernel 3x3x3, no offsets.
 _WEIGHTS = 64 * 32 * 3**3

@@ -1,7 +1,7 @@
 """Exercises of chapter 4: gradients."""
 
 from helpers.exercises.answers import equal, letter, near, numbers
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 EXERCISES = {
     "4.1": Exercise(

@@ -1,7 +1,7 @@
 """Exercises of chapter 5: Grad-CAM."""
 
 from helpers.exercises.answers import each, equal, letter, near, numbers, word
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 EXERCISES = {
     "5.1": Exercise(

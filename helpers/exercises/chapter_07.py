@@ -1,7 +1,7 @@
 """Exercises of chapter 7: do the maps tell the truth?"""
 
 from helpers.exercises.answers import equal, letter, near, numbers
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 EXERCISES = {
     "7.1": Exercise(

@@ -1,7 +1,7 @@
 """Exercises of chapter 8: shortcut detective."""
 
 from helpers.exercises.answers import equal, letter, near, numbers
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 EXERCISES = {
     "8.1": Exercise(

@@ -5,7 +5,7 @@ import torch
 from helpers.activation_maximization import Objective
 from helpers.activation_maximization.network import OUTPUT
 from helpers.exercises.answers import equal, instance, letter, one_each
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 
 def _rod_minus_ball(objective) -> bool:

@@ -4,7 +4,7 @@ import torch
 
 from helpers.activation_maximization.regularizers import Penalty
 from helpers.exercises.answers import equal, instance, letter, one_each
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 
 def _too_bright(penalty: Penalty) -> bool:

@@ -1,7 +1,7 @@
 """Exercises of chapter 11: warps and Jacobians."""
 
 from helpers.exercises.answers import each, equal, letter, near, numbers, truth
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 EXERCISES = {
     "11.1": Exercise(

@@ -3,7 +3,7 @@
 import torch
 
 from helpers.exercises.answers import equal, function, letter, one_each
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 
 def _shift(written) -> bool:

@@ -1,7 +1,7 @@
 """Exercises of chapter 13: feature visualization in anatomy's own space."""
 
 from helpers.exercises.answers import equal, letter, near, numbers
-from helpers.exercises.check import Exercise
+from helpers.exercises.checks import Exercise
 
 EXERCISES = {
     "13.1": Exercise(

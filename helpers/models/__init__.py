@@ -1,11 +1,11 @@
 """Networks, their training, honest baselines and pretrained weights."""
 
-from helpers.models.baselines import baselines
 from helpers.models.ensemble import Ensemble
 from helpers.models.frozen import class_logits, frozen, resolve_targets, target_logits
-from helpers.models.pretrained import WEIGHTS, load_weights, pretrained, save_pretrained
+from helpers.models.reference_models import baselines
 from helpers.models.registry import NETWORKS, build, layer, layers
-from helpers.models.scores import predict, scores
+from helpers.models.scoring import predict, scores
+from helpers.models.shipped import WEIGHTS, load_weights, pretrained, save_pretrained
 from helpers.models.subjectwise import check_subjectwise
 from helpers.models.training import flips, train
 

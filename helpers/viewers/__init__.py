@@ -6,10 +6,10 @@ environment variable ``HELPERS_STATIC_SITE`` is 1) makes every plotly figure sho
 
 from helpers.viewers import display, style
 from helpers.viewers.display import describe
-from helpers.viewers.explore import explore
-from helpers.viewers.montage import montage
-from helpers.viewers.sequence import sequence, tune
-from helpers.viewers.slices import slices
+from helpers.viewers.explorer import explore
+from helpers.viewers.montages import montage
+from helpers.viewers.planes import slices
+from helpers.viewers.sequences import sequence, tune
 
 __all__ = ["describe", "display", "explore", "montage", "sequence", "slices", "style", "tune"]
 

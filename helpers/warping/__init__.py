@@ -8,7 +8,7 @@ course is planted, and nothing that a simulator shows is a clinical finding.
 from helpers.warping.conditional_convolution import CondConv3d
 from helpers.warping.hardening import disturbances
 from helpers.warping.losses import STRENGTHS
-from helpers.warping.pretrained import WEIGHTS, pretrained, save_pretrained
+from helpers.warping.shipped import WEIGHTS, pretrained, save_pretrained
 from helpers.warping.simulators import (
     DIRECTIONS,
     Simulation,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import cohorts, fields, models, runtime
-from helpers.attribution.meaningful_perturbation import (
+from helpers.attribution.perturbation import (
     JITTER_VOXELS,
     MASK_SPACING_VOXELS,
     meaningful_perturbation,

@@ -16,7 +16,7 @@ from captum.attr import Occlusion
 from monai.visualize import OcclusionSensitivity
 
 from helpers import cohorts, models
-from helpers.attribution.occlusion import occlusion
+from helpers.attribution.occlusions import occlusion
 
 WINDOW, STRIDE, TARGET = 8, 4, 1
 REPEATS = 3

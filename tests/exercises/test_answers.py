@@ -10,7 +10,7 @@ import torch
 from helpers import exercises
 from helpers.activation_maximization import Objective
 from helpers.activation_maximization.regularizers import Penalty
-from helpers.exercises.check import _exercises
+from helpers.exercises.checks import _exercises
 
 ALL = sorted(_exercises(), key=lambda name: tuple(map(int, name.split("."))))
 ODD = {

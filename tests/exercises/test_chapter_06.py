@@ -3,7 +3,7 @@ import torch
 
 from helpers import exercises, models
 from helpers.attribution.incremental import Undisturbed
-from helpers.attribution.occlusion import occlusion
+from helpers.attribution.occlusions import occlusion
 
 
 def verdict(name, answer, capsys) -> bool:

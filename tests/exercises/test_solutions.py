@@ -12,7 +12,7 @@ import torch
 from helpers import anatomy, exercises
 from helpers.activation_maximization import Objective, logit
 from helpers.activation_maximization import regularizers as reg
-from helpers.exercises.check import _exercises
+from helpers.exercises.checks import _exercises
 
 BOOK = Path(__file__).parents[2] / "book"
 WORD = re.compile(r"^(?:\((\w)\)|\*\*(\w)\)\*\*)\.")  # (b). or **b)**.

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from helpers import models
-from helpers.models.pretrained import file_name, load_weights
+from helpers.models.shipped import file_name, load_weights
 from helpers.warping.simulators import Simulator
 
 WEIGHTS = Path(__file__).parent / "weights"

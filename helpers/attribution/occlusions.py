@@ -75,7 +75,7 @@ def occlusion(
     Examples
     --------
     >>> from helpers import cohorts, models
-    >>> from helpers.attribution.occlusion import occlusion
+    >>> from helpers.attribution.occlusions import occlusion
     >>> volumes = cohorts.simulate("lesion", subjects=1).volumes
     >>> maps = occlusion(models.pretrained("lesion"), volumes, window=16, stride=16)
     >>> maps.shape == volumes.shape

@@ -10,7 +10,7 @@ import torch
 
 from helpers import anatomy, grids
 from helpers.cohorts import registration
-from helpers.cohorts.ixi import REGISTRY, fetch_ixi, ixi
+from helpers.cohorts.ixi_scans import REGISTRY, fetch_ixi, ixi
 from helpers.runtime import generator
 
 GRID = grids.mni(8.0)

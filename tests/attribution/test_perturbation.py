@@ -15,7 +15,7 @@ from helpers import cohorts, evaluation, models, runtime
 from helpers.attribution import meaningful_perturbation
 
 # The package exports the function under the module's own name.
-module = importlib.import_module("helpers.attribution.meaningful_perturbation")
+module = importlib.import_module("helpers.attribution.perturbation")
 SHAPE = (14, 18, 21)
 SHORT = {"iterations": 6, "ramp": 3, "jitters": (1, 2), "progress": False}
 CHEAP = {"goal": 0.0, "area_weight": 0.0}  # any change that helps is welcome

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from helpers.cohorts import Cohort
-from helpers.models.scores import scores
+from helpers.models.scoring import scores
 
 
 def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 0) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from torch import nn
 from helpers import viewers
 from helpers.cohorts import Cohort, Truth
 from helpers.viewers import display
-from helpers.viewers.explore import Browser
+from helpers.viewers.explorer import Browser
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from pictures import center, tile
 
 from helpers.viewers import display
-from helpers.viewers.sequence import sequence, tune
+from helpers.viewers.sequences import sequence, tune
 
 CURVE = pd.Series([0.0, 2.0, 3.0, 9.0], index=[0, 1, 2, 3], name="objective")
 

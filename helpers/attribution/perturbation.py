@@ -121,7 +121,7 @@ def meaningful_perturbation(
     Examples
     --------
     >>> from helpers import cohorts, models
-    >>> from helpers.attribution.meaningful_perturbation import meaningful_perturbation
+    >>> from helpers.attribution.perturbation import meaningful_perturbation
     >>> patient = cohorts.simulate("lesion", subjects=2)[1:]
     >>> rows, model = [], models.pretrained("lesion")
     >>> maps = meaningful_perturbation(

@@ -10,7 +10,7 @@ from torch import nn
 
 from helpers import models
 from helpers.attribution.incremental import Undisturbed
-from helpers.attribution.occlusion import occlusion
+from helpers.attribution.occlusions import occlusion
 
 SHAPE = (24, 28, 30)
 

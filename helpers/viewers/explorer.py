@@ -20,8 +20,8 @@ from helpers.cohorts import Cohort
 from helpers.grids import Grid
 from helpers.viewers import display, rendering
 from helpers.viewers.frames import AXES, EDGES
+from helpers.viewers.planes import slices
 from helpers.viewers.scene import Scene, crosshair, number, scene
-from helpers.viewers.slices import slices
 
 Methods = Mapping[str, Callable[..., Tensor]]
 
