@@ -24,7 +24,8 @@ LOWEST_OVER_BRIGHT = -0.5
 MOST_NEGATIVE = 0.3  # share of the voxels; z-scores have more
 FEWEST_VALUES = 16
 
-# Of standardised volumes: median 0.93 to 1.06, brightest voxel 1.3 to 2.1, none negative.
+# Of standardised volumes (60 simulated people of each task): median 0.93 to 1.06, brightest voxel
+# 1.3 to 2.1, none negative.
 MEDIANS = (0.5, 2.0)
 BRIGHTEST = 10.0
 LOWEST = -0.05
