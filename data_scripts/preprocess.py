@@ -15,6 +15,7 @@ asked (a wrong argument, a full disk); 130 after Ctrl+C.
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import joblib
@@ -69,13 +70,14 @@ def preprocess(options: argparse.Namespace) -> pd.DataFrame:
     found = bids.prepare(
         options.folder, rows, options.out, grid=grid, masks=options.masks, n_procs=options.n_procs
     )
-    for row, one in zip(rows, found, strict=True):
-        if isinstance(one, str):
-            row["problem"] = one
-        else:
-            row |= one[1].quality()
-            mask = bids.find_mask(options.folder, options.masks, row)
-            row["file"] = preprocessing.kept_name(options.folder / row["scan"], grid, mask)
+    with closing(found):
+        for row, one in zip(rows, found, strict=True):
+            if isinstance(one, str):
+                row["problem"] = one
+            else:
+                row |= one[1].quality()
+                mask = bids.find_mask(options.folder, options.masks, row)
+                row["file"] = preprocessing.kept_name(options.folder / row["scan"], grid, mask)
     columns = ["participant_id", "session", "scan", "file", *QUALITY, "problem"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     with runtime.replacing(options.out / "scans.csv") as unfinished:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
@@ -137,6 +138,9 @@ def in_processes(
 ) -> Iterator:
     """Apply a function to each item in several processes; yield the results in the items' order.
 
+    Iterate within ``contextlib.closing``: an error or Ctrl+C between two results then ends the
+    processes. Else Python would wait for them before it exits.
+
     Parameters
     ----------
     function : callable
@@ -164,19 +168,24 @@ def in_processes(
     if n_procs < 1:
         raise ValueError(f"n_procs must be 1 or more, got {n_procs}")
     n_procs = min(n_procs, len(items))
+    if n_procs > 1:
+        parallel = joblib.Parallel(n_jobs=n_procs, return_as="generator")
+        with _uninterrupted():
+            results = parallel(joblib.delayed(function)(item) for item in items)
+    else:
+        results = map(function, items)
     try:
-        if n_procs > 1:
-            parallel = joblib.Parallel(n_jobs=n_procs, return_as="generator")
-            with _uninterrupted():
-                results = parallel(joblib.delayed(function)(item) for item in items)
-        else:
-            results = map(function, items)
         yield from progress(results, label=label, total=len(items), show=show)
     except BrokenExecutor as error:
         raise ChildProcessError(
             f"one of {n_procs} processes was killed, perhaps because the memory was full; with "
             f"fewer processes, the same call goes on from here"
         ) from error
+    finally:
+        if n_procs > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the items that are given up here
+                results.close()
 
 
 @contextmanager

@@ -130,19 +130,25 @@ def test_a_process_that_is_killed_is_named():
 
 
 SLEEPING = """
-import time
+import contextlib, sys, time
 from helpers import runtime
+items = [0.3, 60, 60, 60]
 try:
-    for _ in runtime.in_processes(time.sleep, [0.3, 60, 60, 60], n_procs=2, label="sleeping"):
-        print("begun", flush=True)
+    with contextlib.closing(
+        runtime.in_processes(time.sleep, items, n_procs=2, label="sleeping")
+    ) as results:
+        for _ in results:
+            print("begun", flush=True)
+            time.sleep(float(sys.argv[1]))
 except KeyboardInterrupt:
     raise SystemExit(130)
 """
 
 
-def test_ctrl_c_stops_all_processes():
+@pytest.mark.parametrize("busy_s", [0, 60], ids=["waiting for a result", "between two results"])
+def test_ctrl_c_stops_all_processes(busy_s):
     process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPING],
+        [sys.executable, "-c", SLEEPING, str(busy_s)],
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

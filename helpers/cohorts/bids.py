@@ -13,7 +13,7 @@ import hashlib
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -130,14 +130,15 @@ def from_bids(
     volumes, kept, reports, broken = [], [], [], []
     records = rows.to_dict("records")
     options = {"grid": grid, "masks": masks, "n_procs": n_procs, "progress": progress}
-    for position, found in enumerate(prepare(folder, records, cache, **options)):
-        if isinstance(found, str):
-            person, scan = rows.loc[position, ["participant_id", "scan"]]
-            broken.append(Problem(person, scan, "broken scan", found))
-        else:
-            volumes.append(found[0])
-            reports.append(found[1])
-            kept.append(position)
+    with closing(prepare(folder, records, cache, **options)) as prepared:
+        for position, found in enumerate(prepared):
+            if isinstance(found, str):
+                person, scan = rows.loc[position, ["participant_id", "scan"]]
+                broken.append(Problem(person, scan, "broken scan", found))
+            else:
+                volumes.append(found[0])
+                reports.append(found[1])
+                kept.append(position)
     if broken and on_error == "raise":
         raise BrokenScansError(
             f"{len(broken)} of {len(rows)} scans cannot be used (the others are done and kept in "
@@ -173,7 +174,8 @@ def prepare(
 ) -> Iterator[tuple[Tensor, Report] | str]:
     """Preprocess rows of `find_scans`; yield each volume and report, or what is wrong with it.
 
-    Whatever goes wrong with one scan stops no other; see `from_bids` for the parameters.
+    Whatever goes wrong with one scan stops no other; see `from_bids` for the parameters. Iterate
+    within ``contextlib.closing``, as over `helpers.runtime.in_processes`.
 
     Raises
     ------
