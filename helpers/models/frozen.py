@@ -35,8 +35,7 @@ class FrozenNetwork:
 
     def __call__(self, volumes: Tensor) -> Tensor:
         """Return the model's output; refuse one that is no tensor."""
-        # A copy, because a network may change its input in place.
-        output = self._model(volumes.to(device=self.device, dtype=self.dtype, copy=True))
+        output = self._pass(volumes)
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"expected one tensor of logits, the network puts out a {type(output).__name__}; "
@@ -46,6 +45,18 @@ class FrozenNetwork:
         if output.ndim == 2 and output.shape[1] == 1 and not self._one_logit_checked:
             self._check_that_it_is_a_logit(volumes[:1])
         return output
+
+    def _pass(self, volumes: Tensor) -> Tensor:
+        # A copy, because a network may change its input in place.
+        try:
+            return self._model(volumes.to(device=self.device, dtype=self.dtype, copy=True))
+        except RuntimeError as error:
+            if "view size is not compatible" not in str(error):
+                raise
+        # The network reads its features as memory has them: with the channels first.
+        for kernel in filter(_is_slow, self._model.parameters()):  # these are copies
+            kernel.data = kernel.data.clone(memory_format=torch.contiguous_format)
+        return self._model(volumes.to(device=self.device, dtype=self.dtype, copy=True))
 
     @torch.no_grad()
     def logits(
@@ -77,8 +88,10 @@ def frozen(model: nn.Module) -> Iterator[FrozenNetwork]:
     Inside the block gradients are on, also under `torch.no_grad` and `torch.inference_mode`, and
     what requires one depends on the volumes. Everything is computed in single precision, or double
     where the weights are: a surrounding `torch.autocast` is off, and half-precision weights are
-    replaced by their values in single precision, for small gradients would be zero or far off.
-    Afterwards, also after an error, modes, `requires_grad` and the very same tensors are back.
+    replaced by their values in single precision, for small gradients would be zero or far off. On a
+    CPU, kernels are replaced by copies with the channels last in memory, which makes a batch up to
+    twice as fast. Afterwards, also after an error, modes, `requires_grad` and the very same tensors
+    are back.
 
     Parameters
     ----------
@@ -231,7 +244,7 @@ def _check_open(model: nn.Module) -> None:
 
 
 def _replace_weights(model: nn.Module, replaced: list[tuple[dict, str, Tensor]]) -> None:
-    """Put tensors to compute with into the place of those that are no good for gradients.
+    """Put tensors to compute with into the place of those that are slow or no good for gradients.
 
     Half precision is too coarse; what was made under `torch.inference_mode` allows no gradients.
     """
@@ -239,12 +252,22 @@ def _replace_weights(model: nn.Module, replaced: list[tuple[dict, str, Tensor]])
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
-                if tensor is None or not (tensor.dtype in _HALF or tensor.is_inference()):
+                if tensor is None or not _wants_a_copy(tensor):
                     continue
                 if tensor not in found:
                     dtype = torch.float32 if tensor.dtype in _HALF else tensor.dtype
-                    found[tensor] = tensor.detach().to(dtype, copy=True)
+                    layout = torch.channels_last_3d if _is_slow(tensor) else torch.preserve_format
+                    found[tensor] = tensor.detach().to(dtype, copy=True, memory_format=layout)
                     if isinstance(tensor, nn.Parameter):
                         found[tensor] = nn.Parameter(found[tensor], requires_grad=False)
                 replaced.append((tensors, name, tensor))
                 tensors[name] = found[tensor]
+
+
+def _wants_a_copy(tensor: Tensor) -> bool:
+    return tensor.dtype in _HALF or tensor.is_inference() or _is_slow(tensor)
+
+
+def _is_slow(tensor: Tensor) -> bool:
+    """Is this a 3D kernel on a CPU? oneDNN and torch's pooling prefer the channels last there."""
+    return tensor.ndim == 5 and tensor.device.type == "cpu" and isinstance(tensor, nn.Parameter)

@@ -33,9 +33,9 @@ def check_subjectwise(
 ) -> Float[Tensor, "1 classes"]:
     """Return the logits of one volume; refuse a network whose answer is not the volume's alone.
 
-    One pass shows whether random numbers are drawn and which steps are taken. If all of them are
-    known to work row by row, that is all. Else the volume passes once more beside another one, and
-    its logits must stay.
+    One pass beside another volume shows whether random numbers are drawn and which steps are taken.
+    If all of them are known to work row by row, that is all. Else the volume passes once more,
+    alone, and its logits must stay.
 
     Parameters
     ----------
@@ -58,36 +58,35 @@ def check_subjectwise(
     >>> tuple(logits.shape)
     (1, 2)
     """
+    pair = torch.cat([volume, 0.5 * volume.flip((2, 3, 4))]).detach().requires_grad_()
     before = _random_state(network.device)
-    seen = volume.detach().clone().requires_grad_()
-    with _Steps() as steps:
-        output = network(seen)
-    alone = class_logits(output.detach())
+    try:
+        with _Steps() as steps:
+            output = network(pair)
+    except RuntimeError as error:
+        network(volume)  # a network that fails on one as well says why
+        raise ValueError(
+            f"the network takes a volume alone and fails on two: {error}; look for a reshape that "
+            f"names the size of the batch"
+        ) from error
+    logits = class_logits(output.detach())
     if _random_state(network.device) != before:
         raise ValueError(
             "the network draws random numbers in evaluation mode, so its maps would be chance; "
             "look for dropout or noise written as a function without training=self.training"
         )
-    if not alone.isfinite().all():
+    if not logits[0].isfinite().all():
         raise ValueError(
-            f"the network makes logits of {alone[0].tolist()} of a finite volume; "
+            f"the network makes logits of {logits[0].tolist()} of a finite volume; "
             f"look for broken weights"
         )
     if steps.unknown:
-        _compare_with_company(network, volume, alone)
-    return alone.float().cpu()
+        with torch.no_grad():
+            _compare(class_logits(network(volume)), logits)
+    return logits[:1].float().cpu()
 
 
-@torch.no_grad()
-def _compare_with_company(network: FrozenNetwork, volume: Tensor, alone: Tensor) -> None:
-    other = 0.5 * volume.flip((2, 3, 4))
-    try:
-        both = class_logits(network(torch.cat([volume, other])))
-    except RuntimeError as error:
-        raise ValueError(
-            f"the network takes a volume alone and fails on two: {error}; look for a reshape that "
-            f"names the size of the batch"
-        ) from error
+def _compare(alone: Tensor, both: Tensor) -> None:
     change, response = ((row - alone[0]).abs().max() for row in both)
     rounding = _ROUNDING.get(alone.device.type, 3e-3) * alone.abs().max()
     if not change <= torch.maximum(rounding, _SHARE * response):

@@ -195,3 +195,29 @@ def test_says_what_to_do_with_reentrant_checkpoints(reentrant, volumes):
 def test_bad_targets(target, message):
     with pytest.raises(ValueError, match=message):
         models.resolve_targets(target, torch.zeros(3, 2), 3)
+
+
+class ReadsMemory(nn.Module):
+    """Views its feature maps as rows, which torch allows only with the channels first in memory."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.features = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Conv3d(4, 3, 3))
+            self.linear = nn.Linear(3 * 12 * 16 * 20, 2)
+
+    def forward(self, volumes):
+        return self.linear(self.features(volumes).view(len(volumes), -1))
+
+
+def test_a_network_that_views_its_features_gets_the_channels_first(volumes):
+    model = ReadsMemory()
+    expected = model(volumes)
+    before = found(model)
+    with models.frozen(model) as network:
+        assert not model.features[2].weight.is_contiguous()  # the channels are last, at first
+        torch.testing.assert_close(network(volumes), expected)
+        torch.testing.assert_close(model(volumes), expected)
+    assert found(model) == before
+    assert model.features[2].weight.is_contiguous()
