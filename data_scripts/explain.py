@@ -28,8 +28,9 @@ from pathlib import Path
 from torch import nn
 
 from helpers import anatomy, attribution, models
+from helpers.errors import OtherProcessError
 from helpers.explain_folder import explain_folder, model_grid
-from helpers.processes import OtherProcessError, launched_fabric
+from helpers.processes import launched_fabric
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

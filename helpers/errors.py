@@ -26,3 +26,15 @@ class BrokenScansError(ValueError):
 
 class LeftOutWarning(UserWarning):
     """People or scans of a folder are not in the cohort."""
+
+
+class CannotWriteError(OSError):
+    """A file could not be written: a full disk, no permission, a name that is too long."""
+
+
+class OtherProcessError(RuntimeError):
+    """Another of the processes that share the work has ended with an error."""
+
+
+class InterruptedWarning(UserWarning):
+    """Somebody stopped a long computation, which returned what it had so far."""

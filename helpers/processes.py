@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from helpers import runtime
+from helpers.errors import OtherProcessError
 
 # Set by launchers that are not understood here: better to stop than to do all work several times.
 _OTHER_LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
@@ -48,10 +49,6 @@ def launched_fabric() -> Fabric:
     if os.environ.get("LT_CLI_USED") != "1":  # fabric run has launched already
         fabric.launch()
     return fabric
-
-
-class OtherProcessError(RuntimeError):
-    """Another of the processes that share the work has ended with an error."""
 
 
 @contextmanager

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from helpers.errors import CannotWriteError
+
 PROFILE_VARIABLE = "HELPERS_PROFILE"
 
 # How the name of an unfinished file begins on this machine; the writer's process follows.
@@ -82,10 +84,6 @@ def profile() -> Profile:
     return PROFILES[name]
 
 
-class InterruptedWarning(UserWarning):
-    """Somebody stopped a long computation, which returned what it had so far."""
-
-
 def interactive() -> bool:
     """Say whether somebody sits at a prompt: a notebook, IPython or Python itself.
 
@@ -108,7 +106,8 @@ def generator(seed: int, *stream: int) -> torch.Generator:
         The experiment's seed, zero or larger.
     *stream : int
         Names an independent stream under the seed, for example a subject's index. Subject 7 is
-        then the same person whether 10 or 1000 subjects are made.
+        then the same person whether 10 or 1000 subjects are made. Zeros at the end do not count:
+        stream 7, 0 is stream 7.
 
     Examples
     --------
@@ -202,10 +201,6 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class CannotWriteError(OSError):
-    """A file could not be written: a full disk, no permission, a name that is too long."""
 
 
 @contextmanager

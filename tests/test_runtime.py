@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import runtime
+from helpers.errors import CannotWriteError
 
 
 def test_profile_is_quick_unless_asked(monkeypatch):
@@ -46,9 +47,7 @@ def test_full_disk_leaves_the_old_file(tmp_path):
             unfinished.write_text("half of the n")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(
-        runtime.CannotWriteError, match=r"cannot write .*/scores\.txt: No space left"
-    ):
+    with pytest.raises(CannotWriteError, match=r"cannot write .*/scores\.txt: No space left"):
         write_until_the_disk_is_full()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["scores.txt"]
@@ -69,7 +68,7 @@ def write(path, text="whole"):
 def test_what_cannot_be_written_is_named(tmp_path, place, reason):
     (tmp_path / "a file").write_text("in the way")
     message = rf"cannot write .*{place[-40:]}: ({reason})"
-    with pytest.raises(runtime.CannotWriteError, match=message):
+    with pytest.raises(CannotWriteError, match=message):
         write(tmp_path / place)
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 

@@ -25,6 +25,7 @@ from helpers.activation_maximization.network import watched
 from helpers.activation_maximization.objectives import Objective
 from helpers.activation_maximization.regularizers import Blur, Penalty
 from helpers.activation_maximization.transforms import Transform
+from helpers.errors import InterruptedWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +181,7 @@ def maximize(
             image.project()
             warnings.warn(
                 f"stopped by hand after {len(rows)} of {steps} steps: this is the image so far",
-                runtime.InterruptedWarning,
+                InterruptedWarning,
                 stacklevel=2,
             )
         volume = _stored(image())

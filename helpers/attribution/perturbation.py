@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from helpers import fields, models, runtime
 from helpers._docs import filled
 from helpers.attribution.contract import explain_in_batches
+from helpers.errors import InterruptedWarning
 
 MASK_SPACING_VOXELS = 4
 JITTER_VOXELS = 4
@@ -157,7 +158,7 @@ def meaningful_perturbation(
             warnings.warn(
                 f"stopped by hand: the map of subject {subject} is the best so far, those of the "
                 f"{len(volumes) - subject - 1} subjects after it are NaN",
-                runtime.InterruptedWarning,
+                InterruptedWarning,
                 stacklevel=2,
             )
         return 1 - F.interpolate(best, volume.shape[2:], mode="trilinear")

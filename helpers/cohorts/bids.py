@@ -28,7 +28,7 @@ from helpers.cohorts import participants as participants_table
 from helpers.cohorts import preprocessing
 from helpers.cohorts.cohort import Cohort
 from helpers.cohorts.report import QUALITY, Report
-from helpers.errors import BrokenScanError, BrokenScansError, LeftOutWarning
+from helpers.errors import BrokenScanError, BrokenScansError, CannotWriteError, LeftOutWarning
 from helpers.grids import Grid
 
 
@@ -249,7 +249,7 @@ def _prepare_one(row: dict, *, folder, masks, cache, grid) -> tuple[Tensor, Repo
     try:
         mask = find_mask(folder, masks, row)
         return preprocessing.cached(folder / row["scan"], cache, grid=grid, mask=mask)
-    except runtime.CannotWriteError:  # the disk's fault, not the scan's
+    except CannotWriteError:  # the disk's fault, not the scan's
         raise
     except (BrokenScanError, FileNotFoundError) as error:
         return str(error)

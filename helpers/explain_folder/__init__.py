@@ -21,7 +21,7 @@ from helpers import anatomy, attribution, evaluation, grids, keyed, models, runt
 from helpers.anatomy import Atlas
 from helpers.cohorts import bids
 from helpers.cohorts.scans import find_scans, load_scan, to_scan
-from helpers.errors import BrokenScanError
+from helpers.errors import BrokenScanError, CannotWriteError, InterruptedWarning
 from helpers.explain_folder import records
 from helpers.grids import Grid
 from helpers.processes import launched_fabric, together
@@ -237,7 +237,7 @@ def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         explained_map = explain(model, volume[None], chosen)[0]
-    if any(issubclass(warning.category, runtime.InterruptedWarning) for warning in caught):
+    if any(issubclass(warning.category, InterruptedWarning) for warning in caught):
         raise KeyboardInterrupt  # a map that was stopped halfway is no result
     if not (probabilities.isfinite().all() and explained_map.isfinite().all()):
         raise FloatingPointError(
@@ -280,7 +280,7 @@ def _attempt(explain_scan: Callable, scan: dict, check_method: Callable) -> dict
     """Return a scan's record, or one that says why there is no map: one scan ends no run."""
     try:
         return explain_scan(scan)
-    except runtime.CannotWriteError:  # the disk's fault, not the scan's
+    except CannotWriteError:  # the disk's fault, not the scan's
         raise
     except (BrokenScanError, FileNotFoundError) as error:
         return {"problem": str(error)}

@@ -7,7 +7,7 @@ import torch
 from captum.attr import Saliency
 from torch import nn
 
-from helpers import fields, models, runtime
+from helpers import fields, models
 from helpers.activation_maximization import (
     activation,
     channel_mean,
@@ -20,6 +20,7 @@ from helpers.activation_maximization import (
     transforms,
 )
 from helpers.activation_maximization.regularizers import Penalty
+from helpers.errors import InterruptedWarning
 
 SHAPE = (16, 20, 24)
 
@@ -256,7 +257,7 @@ def test_stopped_at_a_prompt_keeps_the_image_so_far(model, start, monkeypatch):
     calls, options = [], {"image": images.Voxels(start), "snapshots": 2}
     expected = maximize(model, logit(1), steps=3, **options)
     monkeypatch.setattr(sys, "ps1", "In [1]: ", raising=False)
-    with pytest.warns(runtime.InterruptedWarning, match="stopped by hand after 3 of 9 steps"):
+    with pytest.warns(InterruptedWarning, match="stopped by hand after 3 of 9 steps"):
         found = maximize(model, logit(1), steps=9, transforms=[stopping], **options)
     torch.testing.assert_close(found.volume, expected.volume)
     assert found.history["step"].max() == 2

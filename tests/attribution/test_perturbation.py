@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from networks import Modules
 from torch import nn
 
-from helpers import cohorts, evaluation, models, runtime
+from helpers import cohorts, evaluation, models
 from helpers.attribution import meaningful_perturbation
+from helpers.errors import InterruptedWarning
 
 # The package exports the function under the module's own name.
 module = importlib.import_module("helpers.attribution.perturbation")
@@ -169,7 +170,7 @@ def test_stopped_at_a_prompt_keeps_the_best_so_far(step, monkeypatch):
     options = {"ramp": 3, "iterations": 8, "area_weight": 0.1, "progress": False}
     whole = meaningful_perturbation(Bright(), volumes[:1], 1, **options)
     with pytest.warns(
-        runtime.InterruptedWarning, match="subject 1 is the best so far, .* 2 subjects after it"
+        InterruptedWarning, match="subject 1 is the best so far, .* 2 subjects after it"
     ):
         maps = meaningful_perturbation(Bright(), volumes, 1, **options, record=stop_in(step, []))
     torch.testing.assert_close(maps[:1], whole)
