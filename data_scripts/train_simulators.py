@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from helpers import cohorts, models, warping
-from helpers.models.shipped import file_name
 
 CLASSIFIERS = (0, 1, 2)
 CLASSIFIER_SUBJECTS, CLASSIFIER_SEED = 600, 100  # whom the classifiers were trained on before
