@@ -35,12 +35,15 @@ class Structure:
     log_expansion : float
         At the very centre, when the effect has strength 1: 0.7 doubles the volume, -0.7 halves
         it. On a coarse grid a little less arrives; the cohort's truth is what did arrive.
+    share : float
+        How much of the person's strength this structure has; 0 in a twin without it.
     """
 
     name: str
     center_mm: tuple[float, float, float]
     radius_mm: float
     log_expansion: float
+    share: float = 1.0
 
 
 def _both_sides(name: str, center_mm: tuple[float, float, float], *sizes: float) -> list[Structure]:
@@ -69,6 +72,12 @@ STRUCTURES: dict[str, tuple[Structure, ...]] = {
         Structure("posterior cingulate", (0, -46, 28), 14, -0.8),
         Structure("orbitofrontal", (0, 38, -12), 14, 0.8),
     ),
+    "mixed": (
+        *_both_sides("hippocampus", (27, -22, -14), 12, -0.8),
+        *_both_sides("lateral ventricle", (15, -4, 20), 15, 1.0),
+        *_both_sides("insula", (38, 4, 0), 13, -0.8),
+        *_both_sides("superior frontal", (14, 44, 28), 14, -0.8),
+    ),
 }
 
 
@@ -80,7 +89,7 @@ def planted_structures(
     Parameters
     ----------
     task : str
-        ``"atrophy"``, ``"alcohol"`` or ``"sex"``.
+        ``"atrophy"``, ``"alcohol"``, ``"sex"`` or ``"mixed"``.
     grid : Grid
     within : float
         Radius of the balls as a share of each structure's own. Default 1; with 0.5 no two overlap.
@@ -124,6 +133,7 @@ class Deformation:
     structures : tuple of Structure
     strength : float
         Multiplies every log expansion; 0 for a control, who has the structures and no effect.
+        What a structure gets of it is its `share`.
     head_size : float
         Size of the whole head along each axis relative to the subject's own; 1 changes nothing.
     """
@@ -141,35 +151,60 @@ class Deformation:
         """
         if self.strength == 0:
             return torch.zeros(1, 3, *grid.shape)
-        velocity, _ = _of_strength_one(self.structures, grid)
+        velocity = _velocity(self.structures, grid)
         # Motions of millimetres: 16 small steps are ample.
         return fields.integrate_velocity(self.strength * velocity, steps=4, within=within)
 
     def reach(self, grid: Grid) -> float:
         """Return a bound of the motion along any axis, in voxels."""
-        velocity, _ = _of_strength_one(self.structures, grid)
+        velocity = _velocity(self.structures, grid)
         return abs(self.strength) * float(velocity.abs().max())
 
     def place(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
         """Return the voxels within the structures, whatever the strength."""
-        return _of_strength_one(self.structures, grid)[1]
+        return _place(self.structures, grid)
+
+    def changed(self, grid: Grid) -> Bool[Tensor, "1 x y z"]:
+        """Return the voxels within those structures that grow or shrink."""
+        changing = tuple(s for s in self.structures if self.strength * s.share != 0)
+        return _place(changing, grid)
 
 
 @lru_cache(maxsize=16)
-def _of_strength_one(
-    structures: tuple[Structure, ...], grid: Grid
-) -> tuple[Float[Tensor, "1 3 x y z"], Bool[Tensor, "1 x y z"]]:
-    """Return the velocity in voxels and the place; all subjects of a task share them."""
-    centers_mm = grid.centers_mm()
+def _velocity(structures: tuple[Structure, ...], grid: Grid) -> Float[Tensor, "1 3 x y z"]:
+    """Return the velocity at strength 1, in voxels; all subjects of most tasks share it."""
     velocity_mm = torch.zeros(3, *grid.shape)
-    place = torch.zeros(1, *grid.shape, dtype=torch.bool)
     for structure in structures:
-        from_center = centers_mm - torch.tensor(structure.center_mm).view(3, 1, 1, 1)
-        squared = from_center.square().sum(0)
+        if structure.share == 0:
+            continue
+        squared = _squared_distance(structure.center_mm, grid)
         fading = (-squared / (2 * structure.radius_mm**2)).exp()
+        from_center = _from(structure.center_mm, grid)
         # A flow of a/3 along each axis multiplies the volume at the centre by exp(a). The field
         # pulls: to grow, look closer to the centre.
-        velocity_mm -= structure.log_expansion / 3 * from_center * fading
-        place[0] |= squared <= (_REACH * structure.radius_mm) ** 2
+        velocity_mm -= structure.share * structure.log_expansion / 3 * from_center * fading
     to_voxels = torch.tensor(grid.affine[:3, :3], dtype=torch.float32).inverse()
-    return torch.einsum("ij,jxyz->ixyz", to_voxels, velocity_mm)[None], place
+    return torch.einsum("ij,jxyz->ixyz", to_voxels, velocity_mm)[None]
+
+
+def _place(structures: tuple[Structure, ...], grid: Grid) -> Bool[Tensor, "1 x y z"]:
+    place = torch.zeros(1, *grid.shape, dtype=torch.bool)
+    for structure in structures:
+        reach = (_REACH * structure.radius_mm) ** 2
+        place[0] |= _squared_distance(structure.center_mm, grid) <= reach
+    return place
+
+
+@lru_cache(maxsize=32)
+def _squared_distance(center_mm: tuple[float, float, float], grid: Grid) -> Float[Tensor, "x y z"]:
+    return _from(center_mm, grid).square().sum(0)
+
+
+def _from(center_mm: tuple[float, float, float], grid: Grid) -> Float[Tensor, "3 x y z"]:
+    """Return where each voxel lies from a centre, in mm."""
+    return _centers_mm(grid) - torch.tensor(center_mm).view(3, 1, 1, 1)
+
+
+@lru_cache(maxsize=2)
+def _centers_mm(grid: Grid) -> Float[Tensor, "3 x y z"]:
+    return grid.centers_mm()

@@ -17,7 +17,6 @@ from torch import Tensor
 from helpers import fields
 from helpers.anatomy import Anatomy, widen
 from helpers.cohorts.deformations import Deformation
-from helpers.cohorts.intensities import standardise
 from helpers.grids import Grid
 
 _HEAD_CENTER_MM = (0.0, -18.0, 12.0)
@@ -70,8 +69,10 @@ class Brain:
         Without noise; median 1, background 0.
     tissues : tensor of shape (3, x, y, z)
     mask : tensor of shape (1, x, y, z)
-    place : tensor of shape (1, x, y, z)
-        The structures of the deformation; empty without one.
+    place, changed : tensor of shape (1, x, y, z)
+        The structures of the deformation, and those of them that it changes; empty without one.
+    medians : tuple of tensor
+        What the intensities were divided by, one after the other.
     log_expansion : tensor of shape (1, x, y, z), optional
         What the deformation did to each place; None without one.
     """
@@ -80,6 +81,8 @@ class Brain:
     tissues: Float[Tensor, "3 x y z"]
     mask: Bool[Tensor, "1 x y z"]
     place: Bool[Tensor, "1 x y z"]
+    changed: Bool[Tensor, "1 x y z"]
+    medians: tuple[Float[Tensor, ""], ...]
     log_expansion: Float[Tensor, "1 x y z"] | None = None
 
 
@@ -133,43 +136,74 @@ def displacement(
     return fields.compose_affine(_pose(variation, grid, head_size), smooth)
 
 
-def render(variation: Variation, anatomy: Anatomy, deformation: Deformation | None = None) -> Brain:
-    """Return the subject without noise, and where and how the deformation changed it."""
+def render(
+    variation: Variation,
+    anatomy: Anatomy,
+    deformation: Deformation | None = None,
+    *,
+    field: Float[Tensor, "1 3 x y z"] | None = None,
+    medians: tuple[Float[Tensor, ""], ...] | None = None,
+) -> Brain:
+    """Return the subject without noise, and where and how the deformation changed it.
+
+    Parameters
+    ----------
+    field : tensor of shape (1, 3, x, y, z), optional
+        The `displacement` of variation and head size, where it is known already.
+    medians : tuple of tensor, optional
+        Divide the intensities by these. A twin gets those of its person: by its own, it would be a
+        shade brighter or darker everywhere.
+    """
     grid = anatomy.grid
-    head_size = 1.0 if deformation is None else deformation.head_size
-    healthy = displacement(variation, grid, head_size=head_size)
+    if field is None:
+        head_size = 1.0 if deformation is None else deformation.head_size
+        field = displacement(variation, grid, head_size=head_size)
     # Four of five voxels are air. Only those are looked up that the effect may move into the brain.
     reach = 0.0 if deformation is None else deformation.reach(grid)
     near = widen(anatomy.mask, voxels=math.ceil(reach + 0.5))
-    inside = fields.warp(near[None].float(), healthy, nearest=True).flatten().nonzero()[:, 0]
+    inside = fields.warp(near[None].float(), field, nearest=True).flatten().nonzero()[:, 0]
     inside = inside.expand(3, -1)
     voxels = fields.identity(grid.shape)[0].flatten(1).gather(1, inside)[None]
-    field = healthy[0].flatten(1).gather(1, inside)[None]
+    field = field[0].flatten(1).gather(1, inside)[None]
     if deformation is not None:
         effect = deformation.displacement(grid, within=widen(near, voxels=2)[0])
-        changes = [effect, deformation.place(grid)[None].float(), fields.log_expansion(effect)]
-        changes = fields.sample(torch.cat(changes, 1), voxels + field)
+        places = torch.stack([deformation.place(grid), deformation.changed(grid)], 1)
+        changes = torch.cat([effect, places.float(), fields.log_expansion(effect)], 1)
+        changes = fields.sample(changes, voxels + field)
         field = field + changes[:, :3]
     sources = torch.cat([anatomy.t1, anatomy.tissues, anatomy.mask.float()])[None]
     t1, tissues, mask = fields.sample(sources, voxels + field)[0].split([1, 3, 1])
     mask = mask > 0.5
     tissues = tissues * mask
     t1 = t1 * (1 + torch.einsum("t,tn->n", variation.contrast, tissues))
-    t1 = standardise(t1[None], mask[None])[0]
-    place, log_expansion = torch.zeros_like(mask), None
+    t1 = t1.clamp_min(0).masked_fill(~mask, 0)
+    place = changed = torch.zeros_like(mask)
+    log_expansion = None
     if deformation is not None:
-        place, log_expansion = mask & (changes[0, 3:4] > 0.5), changes[0, 4:]
-        # A grown ventricle darkens the median of the whole brain, and with it every voxel: the
-        # network would read the effect anywhere. Only tissue away from the structures counts.
-        t1 = t1 / t1[mask & ~place].median()
-        log_expansion = (log_expansion + 3 * math.log(head_size)) * mask
+        place, changed = (mask & (changes[0, c : c + 1] > 0.5) for c in (3, 4))
+        log_expansion = (changes[0, 5:] + 3 * math.log(deformation.head_size)) * mask
+    if medians is None:
+        medians = (t1[mask].median(),)
+        if deformation is not None:
+            # A grown ventricle darkens the median of the whole brain, and with it every voxel: the
+            # network would read the effect anywhere. Only tissue away from the structures counts.
+            medians = (*medians, (t1 / medians[0])[mask & ~place].median())
+    for median in medians:
+        t1 = t1 / median
 
     def whole(values):
         volume = values.new_zeros(len(values), math.prod(grid.shape))
         return volume.scatter_(1, inside[: len(values)], values).unflatten(1, grid.shape)
 
-    parts = (t1, tissues, mask, place, log_expansion)
-    return Brain(*(None if part is None else whole(part) for part in parts))
+    return Brain(
+        t1=whole(t1),
+        tissues=whole(tissues),
+        mask=whole(mask),
+        place=whole(place),
+        changed=whole(changed),
+        medians=medians,
+        log_expansion=None if log_expansion is None else whole(log_expansion),
+    )
 
 
 def acquire(

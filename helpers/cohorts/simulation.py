@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from helpers import anatomy, grids, runtime
@@ -30,12 +31,15 @@ class Parameters:
         What was planted: the effect that defines the label, and what merely goes along with it.
     deformation : Deformation or None
         The effect that defines the label, where it is one of form.
+    scan : tensor of shape (1, x, y, z) or None
+        The real scan that all this was planted into; None for a brain made of the template.
     """
 
     variation: healthy.Variation | None
     disease: tuple[Body, ...] = ()
     shortcut: tuple[Body, ...] = ()
     deformation: Deformation | None = None
+    scan: Float[Tensor, "1 x y z"] | None = None
 
 
 def simulate(
@@ -55,8 +59,9 @@ def simulate(
     task : str
         ``"lesion"``: healthy, or a lesion shaped as ball, cube, rod or shell, all of one volume
         and brightness. ``"shortcut"``: a faint disease and a scanner tag that goes with it.
-        ``"atrophy"``, ``"alcohol"``: structures that grow and shrink. ``"sex"``: head size and
-        small changes in many places; made up, no finding about women or men.
+        ``"atrophy"``, ``"alcohol"``: structures that grow and shrink. ``"mixed"``: the same, and
+        every patient has other structures, each with a strength of its own. ``"sex"``: head size
+        and small changes in many places; made up, no finding about women or men.
     subjects : int, optional
         Default 200, or every scan of ``base``. The classes take turns, so they are equally large.
     seed : int
@@ -71,7 +76,7 @@ def simulate(
         Show a progress bar.
     **options
         The task's own, see `helpers.cohorts.tasks`: ``draw_lesions``, ``draw_shortcut``,
-        ``draw_disease``, ``draw_sex``.
+        ``draw_disease``, ``draw_mixed``, ``draw_sex``.
 
     Returns
     -------
@@ -108,10 +113,9 @@ def simulate(
     for i in runtime.progress(range(subjects), label=f"simulating {task}", show=progress):
         scan = None if base is None else base.volumes[i]
         drawn, brain = _draw_subject(task, int(labels[i]), template, scan, seed, i, options)
-        volumes[i] = _finish(drawn, brain, grid)
+        volumes[i] = scanned(drawn, brain, grid)
         if drawn.deformation is not None:
-            place[i] = brain.place
-            mask[i] = brain.place & (drawn.deformation.strength != 0)
+            place[i], mask[i] = brain.place, brain.changed
             log_expansion[i] = brain.log_expansion
         for body in drawn.disease:
             place[i] |= body.mask(grid)
@@ -131,16 +135,9 @@ def simulate(
     )
 
 
-def render(parameters: Parameters, grid: Grid, *, scan: Tensor | None = None) -> Tensor:
-    """Return the volume (1, x, y, z) of one subject again, from its parameters alone.
-
-    Parameters
-    ----------
-    scan : tensor of shape (1, x, y, z), optional
-        The real scan, for a subject that was planted into one.
-    """
-    brain = _brain(parameters, anatomy.template(grid), scan)
-    return _finish(parameters, brain, grid)
+def render(parameters: Parameters, grid: Grid) -> Tensor:
+    """Return the volume (1, x, y, z) of one subject again, from its parameters alone."""
+    return scanned(parameters, render_brain(parameters, anatomy.template(grid)), grid)
 
 
 def _draw_subject(task, label, template: Anatomy, scan, seed, i, options):
@@ -149,10 +146,10 @@ def _draw_subject(task, label, template: Anatomy, scan, seed, i, options):
     if TASKS[task].deformation:
         variation = (healthy.draw if scan is None else healthy.draw_pose)(variation_stream)
         deformation = TASKS[task].deformation(label, generator=effect_stream, **options)
-        drawn = Parameters(variation, deformation=deformation)
-        return drawn, _brain(drawn, template, scan)
+        drawn = Parameters(variation, deformation=deformation, scan=scan)
+        return drawn, render_brain(drawn, template)
     variation = healthy.draw(variation_stream) if scan is None else None
-    brain = _brain(Parameters(variation), template, scan)
+    brain = render_brain(Parameters(variation, scan=scan), template)
     disease, shortcut = TASKS[task].bodies(
         label,
         brain.tissues[1:2],
@@ -161,21 +158,26 @@ def _draw_subject(task, label, template: Anatomy, scan, seed, i, options):
         generator=effect_stream,
         **options,
     )
-    return Parameters(variation, tuple(disease), tuple(shortcut)), brain
+    return Parameters(variation, tuple(disease), tuple(shortcut), scan=scan), brain
 
 
-def _brain(parameters: Parameters, template: Anatomy, scan) -> healthy.Brain:
-    """Return a brain before any body is planted."""
-    if scan is None:
-        return healthy.render(parameters.variation, template, parameters.deformation)
-    mask = scan != 0
-    real = Anatomy(template.grid, scan, template.tissues * mask, mask)
-    if parameters.deformation is None:
-        return healthy.Brain(real.t1, real.tissues, real.mask, place=torch.zeros_like(mask))
-    return healthy.render(parameters.variation, real, parameters.deformation)
+def render_brain(
+    parameters: Parameters, template: Anatomy, *, field=None, medians=None
+) -> healthy.Brain:
+    """Return a brain before any body is planted; ``field`` and ``medians`` as `healthy.render`."""
+    head, scan = template, parameters.scan
+    if scan is not None:
+        mask = scan != 0
+        head = Anatomy(template.grid, scan, template.tissues * mask, mask)
+        if parameters.deformation is None:
+            nowhere = torch.zeros_like(mask)
+            return healthy.Brain(scan, head.tissues, mask, nowhere, nowhere, medians=())
+    return healthy.render(
+        parameters.variation, head, parameters.deformation, field=field, medians=medians
+    )
 
 
-def _finish(parameters: Parameters, brain: healthy.Brain, grid: Grid) -> Tensor:
+def scanned(parameters: Parameters, brain: healthy.Brain, grid: Grid) -> Tensor:
     """Plant the bodies, then scan the result (a real scan has been scanned already)."""
     volume = brain.t1
     for body in (*parameters.disease, *parameters.shortcut):
@@ -202,7 +204,14 @@ def _participants(parameters, labels, classes, base) -> pd.DataFrame:
         table["head_size"] = [float(p.variation.size.mean()) for p in parameters]
         table["noise"] = [p.variation.noise for p in parameters]
     if parameters[0].deformation is not None:
-        table["strength"] = [p.deformation.strength for p in parameters]
+        people = [p.deformation for p in parameters]
+        structures = people[0].structures
+        if all(structure.share == 1 for structure in structures):
+            table["strength"] = [person.strength for person in people]
+        else:
+            for k, structure in enumerate(structures):
+                strengths = [person.strength * person.structures[k].share for person in people]
+                table[f"strength {structure.name}"] = strengths
     table["diagnosis"] = [classes[label] for label in labels.tolist()]
     table["tag"] = [any(body.visible for body in p.shortcut) for p in parameters]
     return table

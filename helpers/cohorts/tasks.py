@@ -7,7 +7,7 @@ brightness can then not tell the classes apart.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -160,6 +160,50 @@ def draw_disease(
     return Deformation(STRUCTURES[structures], strength if label == 1 else 0.0)
 
 
+def draw_mixed(
+    label: int,
+    *,
+    generator: torch.Generator,
+    severity: float = 1.0,
+    structures: str = "mixed",
+    alone: float = 0.0,
+) -> Deformation:
+    """Draw a disease that differs from person to person: each structure has its own strength.
+
+    Two in five structures of a patient are spared, one at least is not. The others have any
+    strength up to twice the mean.
+
+    Parameters
+    ----------
+    label : int
+        0 is control (strength 0 everywhere), 1 is patient.
+    severity : float
+        Mean strength of a structure that is not spared, 0 or above.
+    structures : str
+        ``"mixed"``: hippocampi, lateral ventricles, insulae, superior frontal. ``"alcohol"``: those
+        of that task.
+    alone : float
+        Share of patients in whom all structures but one are spared, 0 to 1. Whoever learns from
+        them cannot live off the ventricles alone.
+    """
+    if structures not in STRUCTURES:
+        raise ValueError(f"unknown structures {structures!r}; there are {sorted(STRUCTURES)}")
+    if not 0 <= alone <= 1:
+        raise ValueError(f"alone must be a share of patients from 0 to 1, got {alone}")
+    _check_severity(severity)
+    planted = STRUCTURES[structures]
+    spared, strengths = torch.rand(2, len(planted), generator=generator)
+    kept = spared >= 0.4
+    only = int(torch.randint(len(planted), (1,), generator=generator))
+    if float(torch.rand(1, generator=generator)) < alone or not kept.any():
+        kept = torch.arange(len(planted)) == only
+    shares = (2 * strengths * kept).tolist()
+    return Deformation(
+        tuple(replace(s, share=share) for s, share in zip(planted, shares, strict=True)),
+        severity if label == 1 else 0.0,
+    )
+
+
 def draw_sex(
     label: int,
     *,
@@ -192,14 +236,19 @@ TASKS: dict[str, Task] = {
     "shortcut": Task(("control", "patient"), bodies=draw_shortcut),
     "atrophy": Task(("control", "patient"), deformation=partial(draw_disease, "atrophy")),
     "alcohol": Task(("control", "patient"), deformation=partial(draw_disease, "alcohol")),
+    "mixed": Task(("control", "patient"), deformation=draw_mixed),
     "sex": Task(("female", "male"), deformation=draw_sex),
 }
 
 
 def _draw_strength(severity: float, generator: torch.Generator) -> float:
+    _check_severity(severity)
+    return severity * (0.7 + 0.6 * float(torch.rand(1, generator=generator)))
+
+
+def _check_severity(severity: float) -> None:
     if not (math.isfinite(severity) and severity >= 0):
         raise ValueError(f"severity must be a number of 0 or above, got {severity}")
-    return severity * (0.7 + 0.6 * float(torch.rand(1, generator=generator)))
 
 
 def _find_place(

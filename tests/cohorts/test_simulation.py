@@ -151,7 +151,7 @@ def test_planting_into_given_scans(lesions):
         assert not (changed & ~_widened(planted.truth.place[i])).any()
         assert changed.any() == (planted.labels[i] != 0)
         assert torch.equal(
-            cohorts.render(planted.parameters[i], planted.grid, scan=base.volumes[i]),
+            cohorts.render(planted.parameters[i], planted.grid),
             planted.volumes[i],
         )
     assert planted.participants["participant_id"].nunique() == 1  # one person, scanned once
