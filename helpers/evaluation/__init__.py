@@ -1,10 +1,10 @@
 """Is the explanation right? Scores against the truth, as tidy tables.
 
-`localization` asks whether a map points to what was planted, `faithfulness` and `mask_test`
-whether the network needs what it points to, more than the same map `elsewhere`,
-`randomization_check` whether it depends on what the network has learned, `agreement` whether
-methods say the same, `by_region` and `group_test` what a group of maps says together. `intervals`
-says how sure their means are.
+`localization` asks whether a map points to what was planted, `reliance` what the network itself
+makes of each planted part, `faithfulness` and `mask_test` whether the network needs what a map
+points to, more than the same map `elsewhere`, `randomization_check` whether a map depends on what
+the network has learned, `agreement` whether methods say the same, `by_region` and `group_test` what
+a group of maps says together. `intervals` says how sure their means are.
 
 For pictures that were optimised, `matching` tells which planted shape they show, and `quantities`
 how fine they are, whom they resemble and whether all seeds end alike.
@@ -20,6 +20,7 @@ from helpers.evaluation.masks import dice, dice_with_background, share_outside, 
 from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
+from helpers.evaluation.shapley import reliance
 
 __all__ = [
     "GroupTest",
@@ -37,6 +38,7 @@ __all__ = [
     "matching",
     "quantities",
     "randomization_check",
+    "reliance",
     "share_outside",
     "strongest",
 ]
