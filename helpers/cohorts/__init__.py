@@ -5,7 +5,7 @@ from helpers.cohorts.cohort import Cohort, Truth, concatenate
 from helpers.cohorts.deformations import planted_structures
 from helpers.cohorts.ixi_scans import fetch_ixi, ixi
 from helpers.cohorts.leaks import audit_leaks, image_statistics
-from helpers.cohorts.parts import Twins, planted_parts, twins
+from helpers.cohorts.parts import Twins, part_places, planted_parts, twins
 from helpers.cohorts.report import Report
 from helpers.cohorts.scans import to_scan
 from helpers.cohorts.simulation import render, simulate
@@ -21,6 +21,7 @@ __all__ = [
     "from_bids",
     "image_statistics",
     "ixi",
+    "part_places",
     "planted_parts",
     "planted_structures",
     "render",

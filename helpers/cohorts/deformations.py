@@ -45,6 +45,11 @@ class Structure:
     log_expansion: float
     share: float = 1.0
 
+    def ball(self, grid: Grid, *, within: float) -> Bool[Tensor, "1 x y z"]:
+        """Return the voxels no farther from the centre than this share of the radius."""
+        reach = within * self.radius_mm
+        return _squared_distance(self.center_mm, grid)[None] <= reach**2
+
 
 def _both_sides(name: str, center_mm: tuple[float, float, float], *sizes: float) -> list[Structure]:
     x, y, z = center_mm
@@ -114,8 +119,7 @@ def planted_structures(
         raise ValueError(f"expected a task of {sorted(STRUCTURES)}, got {task!r}")
     found = {}
     for structure in STRUCTURES[task]:
-        away = grid.centers_mm() - torch.tensor(structure.center_mm).view(3, 1, 1, 1)
-        found[structure.name] = away.norm(dim=0) <= within * structure.radius_mm
+        found[structure.name] = structure.ball(grid, within=within)[0]
         if not found[structure.name].any():
             raise ValueError(
                 f"no voxel lies within {within} of the radius of {structure.name}; use a larger "
@@ -190,8 +194,7 @@ def _velocity(structures: tuple[Structure, ...], grid: Grid) -> Float[Tensor, "1
 def _place(structures: tuple[Structure, ...], grid: Grid) -> Bool[Tensor, "1 x y z"]:
     place = torch.zeros(1, *grid.shape, dtype=torch.bool)
     for structure in structures:
-        reach = (_REACH * structure.radius_mm) ** 2
-        place[0] |= _squared_distance(structure.center_mm, grid) <= reach
+        place |= structure.ball(grid, within=_REACH)
     return place
 
 

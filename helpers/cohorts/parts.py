@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from helpers import anatomy
+from helpers import anatomy, fields
 from helpers.cohorts import healthy
 from helpers.cohorts.cohort import Cohort
+from helpers.cohorts.shapes import Body
 from helpers.cohorts.simulation import Parameters, render_brain, scanned
 
 MOST_PARTS = 8  # 256 twins; every part more would double them
@@ -135,6 +136,57 @@ def twins(
         drawn = whole if same_form else brain(twin, medians=whole.medians)
         volumes.append(scanned(twin, drawn, cohort.grid))
     return Twins(parts, present, torch.stack(volumes))
+
+
+def part_places(
+    cohort: Cohort, subject: int, *, within: float = 1.0
+) -> dict[str, Bool[Tensor, "1 x y z"]]:
+    """Return where each planted part lies in this person, to ask what a map says of each.
+
+    A structure lies where the person's own form has brought it, also where it neither grows nor
+    shrinks. Head size has no place.
+
+    Parameters
+    ----------
+    within : float
+        Radius of the structures as a share of their own; lesions and tags have their own voxels.
+
+    Returns
+    -------
+    dict
+        From the part's name to its voxels. A control has the structures of the task, and no bodies.
+
+    Raises
+    ------
+    ValueError
+        If the person is not simulated, or a structure has no voxel in the brain.
+
+    Examples
+    --------
+    >>> from helpers import cohorts
+    >>> people = cohorts.simulate("atrophy", subjects=1)
+    >>> places = cohorts.part_places(people, 0)
+    >>> list(places)[2], tuple(places["hippocampus left"].shape)
+    ('lateral ventricle left', (1, 48, 56, 48))
+    """
+    person = _parameters(cohort, subject)
+    grid, brain = cohort.grid, cohort.volumes[subject] != 0
+    places: dict[str, Tensor] = {}
+    if person.deformation is not None:
+        structures = person.deformation.structures
+        field = healthy.displacement(person.variation, grid, head_size=person.deformation.head_size)
+        balls = torch.cat([structure.ball(grid, within=within) for structure in structures])
+        moved = fields.warp(balls[None].float(), field)[0] > 0.5
+        places = {s.name: ball[None] & brain for s, ball in zip(structures, moved, strict=True)}
+    named = _named(person)
+    places |= {name: body.mask(grid) for name, body in named.items() if isinstance(body, Body)}
+    for name, place in places.items():
+        if not place.any():
+            raise ValueError(
+                f"{name} of subject {subject} has no voxel; use a larger share than {within}, or a "
+                f"finer grid"
+            )
+    return places
 
 
 def _parameters(cohort: Cohort, subject: int) -> Parameters:

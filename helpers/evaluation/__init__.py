@@ -1,10 +1,11 @@
 """Is the explanation right? Scores against the truth, as tidy tables.
 
 `localization` asks whether a map points to what was planted, `reliance` what the network itself
-makes of each planted part, `faithfulness` and `mask_test` whether the network needs what a map
-points to, more than the same map `elsewhere`, `randomization_check` whether a map depends on what
-the network has learned, `agreement` whether methods say the same, `by_region` and `group_test` what
-a group of maps says together. `intervals` says how sure their means are.
+makes of each planted part and `within_person` and `across_people` whether a map knows,
+`faithfulness` and `mask_test` whether the network needs what a map points to, more than the same
+map `elsewhere`, `randomization_check` whether a map depends on what the network has learned,
+`agreement` whether methods say the same, `by_region` and `group_test` what a group of maps says
+together. `intervals` says how sure their means are.
 
 For pictures that were optimised, `matching` tells which planted shape they show, and `quantities`
 how fine they are, whom they resemble and whether all seeds end alike.
@@ -17,6 +18,7 @@ from helpers.evaluation.controls import elsewhere
 from helpers.evaluation.deletion import area_under_curve, faithfulness, mask_test
 from helpers.evaluation.groups import GroupTest, group_test
 from helpers.evaluation.masks import dice, dice_with_background, share_outside, strongest
+from helpers.evaluation.part_scores import across_people, part_mass, within_person
 from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
@@ -24,6 +26,7 @@ from helpers.evaluation.shapley import reliance
 
 __all__ = [
     "GroupTest",
+    "across_people",
     "agreement",
     "area_under_curve",
     "by_region",
@@ -36,9 +39,11 @@ __all__ = [
     "localization",
     "mask_test",
     "matching",
+    "part_mass",
     "quantities",
     "randomization_check",
     "reliance",
     "share_outside",
     "strongest",
+    "within_person",
 ]
