@@ -183,8 +183,8 @@ def draw_mixed(
         ``"mixed"``: hippocampi, lateral ventricles, insulae, superior frontal. ``"alcohol"``: those
         of that task.
     alone : float
-        Share of patients in whom all structures but one are spared, 0 to 1. Whoever learns from
-        them cannot live off the ventricles alone.
+        Share of patients, 0 to 1, in whom all structures but one are spared, and that one has the
+        mean strength or more. Who learns from them cannot live off the ventricles alone.
     """
     if structures not in STRUCTURES:
         raise ValueError(f"unknown structures {structures!r}; there are {sorted(STRUCTURES)}")
@@ -195,8 +195,11 @@ def draw_mixed(
     spared, strengths = torch.rand(2, len(planted), generator=generator)
     kept = spared >= 0.4
     only = int(torch.randint(len(planted), (1,), generator=generator))
-    if float(torch.rand(1, generator=generator)) < alone or not kept.any():
+    if not kept.any():
+        kept[only] = True
+    if float(torch.rand(1, generator=generator)) < alone:
         kept = torch.arange(len(planted)) == only
+        strengths = 0.5 + strengths / 2
     shares = (2 * strengths * kept).tolist()
     return Deformation(
         tuple(replace(s, share=share) for s, share in zip(planted, shares, strict=True)),

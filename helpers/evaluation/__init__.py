@@ -23,6 +23,7 @@ from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
 from helpers.evaluation.shapley import reliance
+from helpers.evaluation.transport import earth_movers_distance
 
 __all__ = [
     "GroupTest",
@@ -32,6 +33,7 @@ __all__ = [
     "by_region",
     "dice",
     "dice_with_background",
+    "earth_movers_distance",
     "elsewhere",
     "faithfulness",
     "group_test",
