@@ -46,7 +46,7 @@ class FrozenNetwork:
             self._check_that_it_is_a_logit(volumes[:1])
         return output
 
-    def _pass(self, volumes: Tensor) -> Tensor:
+    def _pass(self, volumes: Tensor) -> object:  # whatever the network puts out
         # A copy, because a network may change its input in place.
         try:
             return self._model(volumes.to(device=self.device, dtype=self.dtype, copy=True))
