@@ -7,6 +7,8 @@ front, the third up.
 """
 
 import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +35,9 @@ _STEPS_PER_MM = 4096
 
 _SPACINGS_MM = (0.01, 100.0)
 _SPACES = ("scanner", "aligned", "talairach", "mni", "template")
+_HEADER_BYTES = nib.Nifti2Header.template_dtype.itemsize  # the longer one
 # The length of its header, in either byte order: how a NIfTI-2 file begins.
-_NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
+_NIFTI_2 = tuple(_HEADER_BYTES.to_bytes(4, order) for order in ("little", "big"))
 _FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 
 
@@ -169,25 +172,22 @@ def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:
         rules of `read_grid`.
     """
     path = _existing(path)
-    try:
+    with _damage_named(path):
         content = path.read_bytes()
         if path.name.endswith(".gz"):
             content = gzip.decompress(content)  # to the end, checksum and length included
-        kind = nib.Nifti2Image if content[:4] in _NIFTI_2 else nib.Nifti1Image
-        loaded = kind.from_bytes(content)
-        grid = _grid(loaded, path)
+        header = _header(content)
+        grid = _grid(header, path)
         voxels = int(np.prod(grid.shape, dtype=object))  # Python's numbers do not overflow
-        expected = loaded.dataobj.offset + voxels * loaded.get_data_dtype().itemsize
+        expected = header.get_data_offset() + voxels * header.get_data_dtype().itemsize
         if len(content) != expected:
             raise BrokenScanError(
                 f"{path} is damaged: its header asks for {expected} bytes, it has {len(content)}"
             )
+        image = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        stored = image.from_bytes(content).dataobj
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
-            data = np.asarray(loaded.dataobj, dtype=np.float32).reshape(grid.shape)
-    except BrokenScanError:
-        raise
-    except Exception as error:  # nibabel, zlib and numpy each raise their own kinds
-        raise BrokenScanError(f"{path} is damaged or not a NIfTI image: {error}") from error
+            data = np.asarray(stored, dtype=np.float32).reshape(grid.shape)
     return nib.apply_orientation(data, nib.io_orientation(grid.affine)), grid.upright()
 
 
@@ -211,12 +211,11 @@ def read_grid(path: str | Path) -> Grid:
         If the header is damaged or breaks a rule.
     """
     path = _existing(path)
-    try:
-        return _grid(nib.load(path), path)
-    except BrokenScanError:
-        raise
-    except Exception as error:
-        raise BrokenScanError(f"{path} is damaged or not a NIfTI image: {error}") from error
+    with (
+        _damage_named(path),
+        (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file,
+    ):
+        return _grid(_header(file.read(_HEADER_BYTES)), path)
 
 
 def save(volume, grid: Grid, path: str | Path) -> Path:
@@ -317,15 +316,37 @@ def check_volumes(volumes: Tensor, grid: Grid | None = None) -> None:
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():  # also a link to content that was never fetched (DataLad)
-        raise FileNotFoundError(f"no scan at {path}")
+        raise FileNotFoundError(f"{path} does not exist, or is a link that leads nowhere")
     if not path.name.endswith((".nii", ".nii.gz")):
         raise BrokenScanError(f"{path} is no NIfTI file: expected a name ending in .nii or .nii.gz")
     return path
 
 
-def _grid(loaded: nib.Nifti1Image, path: Path) -> Grid:
-    """Return the grid of a loaded file, in the order of the file."""
-    header, shape = loaded.header, loaded.shape
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Say which file it is that nibabel, zlib, numpy or the system cannot read."""
+    try:
+        yield
+    except BrokenScanError:
+        raise
+    except Exception as error:  # each raises its own kinds
+        if isinstance(error, OSError) and error.strerror:
+            raise BrokenScanError(f"{path} cannot be read: {error.strerror}") from error
+        raise BrokenScanError(f"{path} is damaged or not a NIfTI image: {error}") from error
+
+
+def _header(content: bytes) -> nib.Nifti1Header:
+    """Return the header with which the content of a file begins."""
+    kind = nib.Nifti2Header if content[:4] in _NIFTI_2 else nib.Nifti1Header
+    needed = kind.template_dtype.itemsize
+    if len(content) < needed:
+        raise ValueError(f"it holds {len(content)} bytes, a header alone has {needed}")
+    return kind(content[:needed])
+
+
+def _grid(header: nib.Nifti1Header, path: Path) -> Grid:
+    """Return the grid that a header describes, in the order of the file."""
+    shape = header.get_data_shape()
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise BrokenScanError(
             f"{path} has shape {shape}; expected one 3D volume. Save the volume that you mean alone"
@@ -339,9 +360,9 @@ def _grid(loaded: nib.Nifti1Image, path: Path) -> Grid:
         affine, code = header.get_qform(coded=True)
     if code == 0:
         raise BrokenScanError(
-            f"the header of {path} does not say where its voxels lie (sform and qform codes are "
-            f"0), so that left and right cannot be known; convert the scan again from DICOM, or "
-            f"set the sform if you know it"
+            f"{path} does not say where its voxels lie (sform and qform codes are 0), so that left "
+            f"and right cannot be known; convert the scan again from DICOM, or set the sform if "
+            f"you know it"
         )
     grid = Grid(tuple(shape[:3]), affine, nib.nifti1.xform_codes.label[int(code)])
     low, high = _SPACINGS_MM

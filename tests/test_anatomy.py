@@ -153,7 +153,7 @@ def test_atlases_that_cannot_be_used(source, tmp_path):
         anatomy.atlas(None, source, names=pd.DataFrame({"label": [1]}))
     with pytest.raises(FileNotFoundError, match="no table of region names"):
         anatomy.atlas(None, source, names=tmp_path / "names.csv")
-    with pytest.raises(FileNotFoundError, match="no scan at"):
+    with pytest.raises(FileNotFoundError, match="does not exist, or is a link"):
         anatomy.atlas(None, tmp_path / "other.nii.gz", names=NAMES)
     probable = nib.Nifti1Image(source.get_fdata(dtype=np.float32) / 4, source.affine)
     with pytest.raises(ValueError, match="is it a map of probabilities"):

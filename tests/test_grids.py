@@ -127,6 +127,39 @@ def test_damaged_gzip_is_a_broken_scan(scan, tmp_path, damage):
         grids.read(tmp_path / "cut.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.nii", b"", "it holds 0 bytes, a header alone has 348"),
+        ("a.nii.gz", b"", "it holds 0 bytes, a header alone has 348"),
+        ("a.nii", b"no scan at all", "it holds 14 bytes, a header alone has 348"),
+        ("a.nii", (540).to_bytes(4, "big") + bytes(500), "it holds 504 bytes, .* alone has 540"),
+        ("a.nii", bytes(400), "data code 0 not supported"),
+        ("a.nii.gz", b"no scan at all", "Not a gzipped file"),
+        ("a.nii.gz", gzip.compress(bytes(range(256)) * 2)[:100], "ended before the end-of-stream"),
+        ("a.nii.gz", gzip.compress(b"voxels"), "it holds 6 bytes, a header alone has 348"),
+    ],
+)
+def test_header_and_voxels_are_refused_in_the_same_words(tmp_path, name, content, fault):
+    (tmp_path / name).write_bytes(content)
+    said = []
+    for read in (grids.read, grids.read_grid):
+        with pytest.raises(
+            BrokenScanError, match=f"is damaged or not a NIfTI image: .*{fault}"
+        ) as e:
+            read(tmp_path / name)
+        said.append(str(e.value))
+    assert said[0] == said[1]
+    assert said[0].count(name) == 1
+
+
+def test_what_the_system_does_not_let_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "a.nii.gz").mkdir()
+    for read in (grids.read, grids.read_grid):
+        with pytest.raises(BrokenScanError, match=r"/a\.nii\.gz cannot be read: Is a directory$"):
+            read(tmp_path / "a.nii.gz")
+
+
 @pytest.mark.parametrize("surplus", [-1, -352, 1, 2 * 16 * 20])
 def test_file_without_checksum_has_the_length_that_its_header_says(scan, tmp_path, surplus):
     content = gzip.decompress(scan.read_bytes())
@@ -141,7 +174,7 @@ def test_file_without_checksum_has_the_length_that_its_header_says(scan, tmp_pat
 
 def test_missing_scans_and_other_files(tmp_path):
     for read in (grids.read, grids.read_grid):
-        with pytest.raises(FileNotFoundError, match="no scan at"):
+        with pytest.raises(FileNotFoundError, match="does not exist, or is a link"):
             read(tmp_path / "none.nii.gz")
         (tmp_path / "scan.mgz").write_bytes(b"another format")
         with pytest.raises(BrokenScanError, match=r"scan\.mgz is no NIfTI file"):

@@ -194,7 +194,7 @@ def _key(scan: Path, mask: Path | None, grid: Grid | None = None) -> str:
     for file in (scan, mask):
         if file is not None:
             if not file.exists():  # also a link to content that was never fetched (DataLad)
-                raise FileNotFoundError(f"no file at {file}, or a link that leads nowhere")
+                raise FileNotFoundError(f"{file} does not exist, or is a link that leads nowhere")
             with file.open("rb") as content:
                 parts.append(hashlib.file_digest(content, "sha256").hexdigest())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]

@@ -37,7 +37,7 @@ def refused(capsys):
         ({"--method": "grad_cam", "--layer": "top"}, "no layer 'top'; there are"),
         ({"folder": "nowhere"}, "no folder at nowhere"),
         ({"--masks": "{patient}.nii"}, "unknown placeholder 'patient'"),
-        ({"--atlas": "labels.nii"}, "no scan at labels.nii"),
+        ({"--atlas": "labels.nii"}, "labels.nii does not exist"),
     ],
 )
 def test_wrong_requests(small, tmp_path, refused, changed, message):
