@@ -3,6 +3,8 @@
 Everything else that a caller got wrong is a plain ValueError, KeyError or FileNotFoundError.
 """
 
+from pathlib import Path
+
 import pandas as pd
 
 
@@ -38,3 +40,16 @@ class OtherProcessError(RuntimeError):
 
 class InterruptedWarning(UserWarning):
     """Somebody stopped a long computation, which returned what it had so far."""
+
+
+def beside_name(error: Exception, file: str | Path) -> str:
+    """Return what an error says for a place where the file is named already: "it" stands for it.
+
+    Examples
+    --------
+    >>> from helpers import errors
+    >>> error = errors.BrokenScanError("study/sub-01_T1w.nii.gz is damaged")
+    >>> errors.beside_name(error, "study/sub-01_T1w.nii.gz")
+    'it is damaged'
+    """
+    return str(error).replace(str(file), "it")

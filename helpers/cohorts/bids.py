@@ -23,7 +23,7 @@ import pooch
 import torch
 from torch import Tensor
 
-from helpers import grids, runtime
+from helpers import errors, grids, runtime
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts import preprocessing
 from helpers.cohorts.cohort import Cohort
@@ -252,7 +252,7 @@ def _prepare_one(row: dict, *, folder, masks, cache, grid) -> tuple[Tensor, Repo
     except CannotWriteError:  # the disk's fault, not the scan's
         raise
     except (BrokenScanError, FileNotFoundError) as error:
-        return str(error)
+        return errors.beside_name(error, folder / row["scan"])
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         return (
@@ -309,7 +309,8 @@ def _match(scans, table, values, classes) -> tuple[pd.DataFrame, list[int], list
 
 def _listed(problems: list[Problem], most: int = 20) -> str:
     lines = [
-        f"  {problem.participant_id} [{problem.kind}] {problem.file} {problem.detail}"
+        f"  {problem.participant_id} [{problem.kind}] "
+        f"{f'{problem.file}: ' if problem.file else ''}{problem.detail}"
         for problem in problems[:most]
     ]
     if len(problems) > most:

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
+from helpers import anatomy, attribution, errors, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts import bids
 from helpers.cohorts.scans import find_scans, load_scan, to_scan
@@ -175,7 +175,8 @@ def explain_folder(
         mine = pending[fabric.global_rank :: fabric.world_size]
         for scan in runtime.progress(mine, label=method, show=progress and fabric.is_global_zero):
             records.remove(output, scan)
-            records.write(output, scan, _attempt(explain_scan, scan, check_method))
+            found = _attempt(explain_scan, scan, folder=folder, check_method=check_method)
+            records.write(output, scan, found)
     with together(fabric):
         table = records.read_all(output, scans)
         if fabric.is_global_zero:
@@ -276,14 +277,14 @@ def _in_words(record: dict) -> list[str]:
     ]
 
 
-def _attempt(explain_scan: Callable, scan: dict, check_method: Callable) -> dict:
+def _attempt(explain_scan: Callable, scan: dict, *, folder: Path, check_method: Callable) -> dict:
     """Return a scan's record, or one that says why there is no map: one scan ends no run."""
     try:
         return explain_scan(scan)
     except CannotWriteError:  # the disk's fault, not the scan's
         raise
     except (BrokenScanError, FileNotFoundError) as error:
-        return {"problem": str(error)}
+        return {"problem": errors.beside_name(error, folder / scan["scan"])}
     except Exception as error:
         check_method()  # where it fails without the scan as well, it is not the scan's fault
         return {"problem": _named(error), "traceback": traceback.format_exc()}

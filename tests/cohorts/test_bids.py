@@ -155,6 +155,33 @@ def test_broken_scans_are_named_together_after_the_rest(load, study, registratio
     assert problems(cohort) == {("sub-01", "broken scan"), ("sub-03", "broken scan")}
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "it is damaged or not a NIfTI image: it holds 0 bytes"), (None, "it does not exist")],
+)
+def test_a_broken_scan_is_named_once(load, study, content, message):
+    scan = study / "sub-03/anat/sub-03_T1w.nii.gz"
+    scan.unlink()
+    scan.symlink_to("never-fetched") if content is None else scan.write_bytes(content)
+    with pytest.raises(BrokenScansError, match=message) as raised:
+        load()
+    (line,) = [line for line in str(raised.value).splitlines() if "sub-03" in line]
+    assert line.count(scan.name) == 1
+    assert f"{scan.name}: {message}" in line
+    (problem,) = raised.value.problems.to_dict("records")
+    assert problem["file"] == "sub-03/anat/sub-03_T1w.nii.gz"
+    assert problem["detail"].startswith(message)
+
+
+def test_a_broken_mask_is_named(load, study):
+    mask = study / "masks/sub-03.nii.gz"
+    for name in ("sub-01", "sub-02", "sub-04"):
+        grids.save(BRAIN.mask[0].float(), GRID, mask.with_name(f"{name}.nii.gz"))
+    mask.write_bytes(b"")
+    with pytest.raises(BrokenScansError, match=rf"sub-03_T1w\.nii\.gz: {mask} is damaged"):
+        load(masks="masks/{participant_id}.nii.gz")
+
+
 def test_failed_registration_is_a_broken_scan(load, study):
     grids.save(torch.rand(GRID.shape), GRID, study / "sub-02/anat/sub-02_T1w.nii.gz")
     with pytest.raises(BrokenScansError, match=r"sub-02.*correlation with the template"):

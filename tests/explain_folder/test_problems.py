@@ -31,7 +31,7 @@ def test_scans_that_are_no_standardised_brains(small, out, brains):
     assert problems(out).keys() == {"a.nii.gz", "n.nii.gz", "l.nii.gz"}
     assert "expected about 1 in a brain" in problems(out)["a.nii.gz"]
     assert "NaN" in problems(out)["n.nii.gz"]
-    assert "no scan at" in problems(out)["l.nii.gz"]
+    assert problems(out)["l.nii.gz"] == "it does not exist, or is a link that leads nowhere"
     # Mended, it is explained, and the good one is not done again.
     before = (out / "b_map.json").stat().st_mtime_ns
     grids.save(brains[0], GRID, small / "a.nii.gz")
@@ -40,6 +40,22 @@ def test_scans_that_are_no_standardised_brains(small, out, brains):
     assert explain(small, out) == 0
     assert (out / "a_map.nii.gz").exists()
     assert (out / "b_map.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "bright"])
+def test_a_broken_scan_is_named_once(small, out, capsys, brains, damage):
+    scan = small / "a.nii.gz"
+    if damage == "bright":
+        grids.save(300 * brains[0], GRID, scan)
+    else:
+        scan.write_bytes(b"" if damage == "empty" else scan.read_bytes()[:900])
+    assert explain(small, out) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    assert line.count("a.nii.gz") == 1
+    assert line == f"broken: a.nii.gz: {problems(out)['a.nii.gz']}"
+    found = pd.read_csv(out / "scans.csv").set_index("scan").loc["a.nii.gz", "problem"]
+    assert found == problems(out)["a.nii.gz"]
+    assert found.startswith("it lies on" if damage == "bright" else "it is damaged or not a NIfTI")
 
 
 def test_a_scan_that_broke_since_keeps_no_old_map(small, out):
