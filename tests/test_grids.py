@@ -139,6 +139,7 @@ def test_damaged_gzip_is_a_broken_scan(scan, tmp_path, damage):
         ("a.nii.gz", gzip.compress(bytes(range(256)) * 2)[:100], "ended before the end-of-stream"),
         ("a.nii.gz", gzip.compress(b"voxels"), "it holds 6 bytes, a header alone has 348"),
     ],
+    ids=["empty", "empty gz", "text", "cut NIfTI-2", "zeros", "text gz", "cut gz", "short gz"],
 )
 def test_header_and_voxels_are_refused_in_the_same_words(tmp_path, name, content, fault):
     (tmp_path / name).write_bytes(content)
