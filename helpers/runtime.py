@@ -214,7 +214,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     CannotWriteError
-        If the disk or the system refuses; the message names ``path``.
+        If the disk or the system refuses, or ``path`` is not UTF-8 (safetensors, tables and
+        terminals cannot hold such a name); the message names ``path``.
 
     Examples
     --------
@@ -227,6 +228,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     '0.97'
     """
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CannotWriteError(
+            f"cannot write {str(path)!a}: its name is not UTF-8; choose another"
+        ) from error
     # Writers choose the format by the end of the name; all of it might be too long.
     ending = f"-{path.name[-_ENDING:]}"
     unfinished = None

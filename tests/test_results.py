@@ -1,5 +1,6 @@
 """Parts of long computations are read back for the same question only."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from helpers import results
+from helpers.errors import CannotWriteError
 
 
 class Counted:
@@ -108,3 +110,9 @@ SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 def test_programs_keep_their_parts_in_no_other_way(script):
     text = script.read_text()
     assert not [way for way in ("torch.load", "read_csv", "to_csv", "pickle") if way in text]
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(counted, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.safetensors")
+    with pytest.raises(CannotWriteError, match=r"udcff\.safetensors': its name is not UTF-8"):
+        results.part(path, counted.score, nn.Linear(2, 3))

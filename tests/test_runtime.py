@@ -73,6 +73,15 @@ def test_what_cannot_be_written_is_named(tmp_path, place, reason):
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 
 
+@pytest.mark.parametrize("place", [b"f\xff/scores.txt", b"f/scores\xff.txt"])
+def test_names_are_utf8(tmp_path, place):
+    with pytest.raises(
+        CannotWriteError, match=r"\\udcff.*': its name is not UTF-8; choose another"
+    ):
+        write(tmp_path / os.fsdecode(place))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_longest_names_of_a_disk_can_be_written(tmp_path):
     name = "ä" * 120 + "b" * 11 + ".txt"
     assert len(os.fsencode(name)) == 255

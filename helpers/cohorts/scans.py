@@ -136,11 +136,11 @@ def _check_names(folder: Path, scans: list[dict], endings: Sequence[str]) -> Non
         file = scan["scan"]
         try:
             longest = max(len(f"{scan['name']}{ending}".encode()) for ending in endings)
-            file.encode()
+            str(folder / file).encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"the name of {file!a} in {folder} is not UTF-8, so no table can hold it; "
-                f"rename the file"
+                f"the name of {str(folder / file)!a} is not UTF-8, so no table can hold it; "
+                f"rename the file or folder"
             ) from error
         if longest > LONGEST_NAME:
             raise ValueError(

@@ -2,10 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 import unicodedata
 
 import pytest
-from study import CARD, GRID, MAIN, contents, explain
+from study import CARD, GRID, MAIN, SCRIPT, contents, explain
 
 from helpers import explain_folder, grids, models
 from helpers.cohorts.scans import find_scans
@@ -85,7 +87,7 @@ def test_scans_that_would_overwrite_each_others_maps(tmp_path, prepared, refused
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (b"caf\xe9.nii.gz", r"the name of 'caf\udce9.nii.gz' in"),
+        (b"caf\xe9.nii.gz", r"scans/caf\udce9.nii.gz' is not UTF-8"),
         (b"n" * 232 + b".nii.gz", "a result's name would have 256 bytes, disks take 255"),
     ],
 )
@@ -96,6 +98,29 @@ def test_names_that_cannot_be_written(small, tmp_path, refused, name, message):
     assert message in said
     assert "rename the file" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_scans_whose_name_is_not_utf8(small, tmp_path, refused):
+    folder = small.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    flags = ["--method=gradient", f"--output={tmp_path / 'out'}"]
+    said = refused(tmp_path / "tiny.safetensors", folder, *flags)
+    assert r"caf\udce9/a.nii.gz' is not UTF-8" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_whose_name_is_not_utf8(small, tmp_path):
+    """A terminal in UTF-8, as most are, shows no such name: the program must not die of that."""
+    command = [sys.executable, SCRIPT, tmp_path / "tiny.safetensors", small, "--method=gradient"]
+    done = subprocess.run(
+        [*map(os.fsencode, command), b"--output=" + os.fsencode(tmp_path) + b"/o\xff"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert done.returncode == 2
+    assert done.stdout == b""
+    (said,) = done.stderr.decode().splitlines()
+    assert said.startswith("explain.py: cannot write ")
+    assert said.endswith(r"/o\udcff/settings.json': its name is not UTF-8; choose another")
 
 
 def test_a_long_name_that_fits(small, tmp_path):
