@@ -59,8 +59,8 @@ def test_air_never_counts_and_an_empty_map_is_chance():
 
 
 def test_bad_input():
+    small = torch.ones(1, 1, 2, 2, 2)
     with pytest.raises(ValueError, match="maps and truth need one shape"):
-        small = torch.ones(1, 1, 2, 2, 2)
         distance(small, small, small > 0)
     with pytest.raises(ValueError, match="the truth of subject 0 must be 0 or above"):
         distance(torch.ones(SHAPE), -at((0, 0, 0, 1.0)))
