@@ -212,7 +212,7 @@ def test_model_is_left_as_found_also_after_an_error(volumes):
     [
         ({"goal": 1.0}, "goal must be a probability"),
         ({"blur_voxels": 0.0}, "blur_voxels and learning_rate must be above 0"),
-        ({"ramp": 70}, "ramp must be from 1 to below the 90 iterations"),
+        ({"ramp": 90}, "ramp must be from 1 to below the 90 iterations"),
         ({"jitters": (0, 4)}, "jitters, patience and batch_size must be 1 or more"),
         ({"patience": 0}, "jitters, patience and batch_size must be 1 or more"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
