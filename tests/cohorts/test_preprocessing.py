@@ -12,11 +12,11 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from helpers import anatomy, grids
-from helpers.cohorts import preprocessing, registration
+from helpers.cohorts import bids, preprocessing, registration
 from helpers.cohorts.intensities import standardise
 from helpers.cohorts.report import Report
 from helpers.cohorts.scans import to_scan
-from helpers.errors import BrokenScanError
+from helpers.errors import BrokenScanError, BrokenScansError
 from helpers.grids import Grid
 from helpers.runtime import generator
 
@@ -116,6 +116,30 @@ def test_left_stays_left(result):
     volume, _ = result
     brightest = np.unravel_index(int(volume[0].argmax()), GRID.shape)
     assert np.abs(GRID.millimetres(brightest) - MARKER_MM).max() < 10
+
+
+@pytest.mark.parametrize(
+    ("side", "masks", "message"),
+    [
+        (-1, None, r"head rescaled by \d\.\d\d, outside 0\.5 to 2\.5"),
+        (
+            1,
+            "masks/{participant_id}.nii.gz",
+            r"correlation with the template 0\.[34]\d, expected at",
+        ),
+    ],
+    ids=["left, without a mask", "right, with a mask"],
+)
+def test_half_a_brain_in_the_scanner_is_refused(subject, tmp_path, side, masks, message):
+    """A hemisphere is lost before the registration, which stretches the other to fill its place."""
+    x_mm = Grid(NATIVE.shape, known_affine() @ NATIVE.affine).centers_mm()[0].numpy()
+    for name, file in (("T1w", "sub-1/anat/sub-1_T1w.nii.gz"), ("mask", "masks/sub-1.nii.gz")):
+        data, grid = grids.read(subject[name])
+        assert grid == NATIVE
+        grids.save(np.where(side * x_mm > 0, 0, data), grid, tmp_path / file)
+    with pytest.raises(BrokenScansError, match=rf"sub-1_T1w\.nii\.gz: .*{message}"):
+        bids.from_bids(tmp_path, None, masks=masks, cache=tmp_path / "cache", progress=False)
+    assert not list(tmp_path.glob("cache/*"))
 
 
 def test_background_is_zero_and_median_one(result):
