@@ -10,12 +10,22 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from helpers import runtime
 from helpers.errors import OtherProcessError
+
+# For how long a process may be waited for at the start and between two steps of a training. At the
+# start, all import the same libraries; a step is a batch or a validation: minutes on a slow disk or
+# network. PyTorch's half an hour is long to look at nothing.
+_STEP = timedelta(minutes=10)
+# And at the end of work that was divided: one process may have all the large scans.
+_SHARE = timedelta(days=7)
 
 # Set by launchers that are not understood here: better to stop than to do all work several times.
 _OTHER_LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
@@ -31,6 +41,8 @@ def launched_fabric() -> Fabric:
     ------
     ValueError
         If the launcher is unknown, or machines run different numbers of processes.
+    OtherProcessError
+        If the other processes do not come within ten minutes.
 
     Examples
     --------
@@ -40,14 +52,27 @@ def launched_fabric() -> Fabric:
     (0, 1)
     """
     machines, each = _layout(os.environ)
-    fabric = Fabric(
-        num_nodes=machines,
-        devices=each,
-        strategy="ddp" if machines * each > 1 else "auto",
-        precision=runtime.profile().precision if torch.cuda.is_available() else "32-true",
-    )
-    if os.environ.get("LT_CLI_USED") != "1":  # fabric run has launched already
-        fabric.launch()
+    by_fabric_run = os.environ.get("LT_CLI_USED") == "1"
+    if machines * each == 1:
+        strategy = "auto"
+    elif by_fabric_run:  # it wants to read its own word here, and ends all when one is gone
+        strategy = "ddp"
+    else:
+        strategy = DDPStrategy(timeout=_STEP)
+    try:
+        fabric = Fabric(
+            num_nodes=machines,
+            devices=each,
+            strategy=strategy,
+            precision=runtime.profile().precision if torch.cuda.is_available() else "32-true",
+        )
+        if not by_fabric_run:  # which has launched already
+            fabric.launch()
+    except torch.distributed.DistError as error:
+        raise OtherProcessError(
+            f"{machines * each} processes should have met within {_STEP}, but some did not come: "
+            f"{error}"
+        ) from error
     return fabric
 
 
@@ -64,11 +89,17 @@ def together(fabric: Fabric) -> Iterator[None]:
     ...     print("what each does before it needs the others")
     what each does before it needs the others
     """
+    several = fabric.world_size > 1
+    # Gloo, also beside GPUs, notices at once that a process has died.
+    waiting = torch.distributed.new_group(backend="gloo", timeout=_SHARE) if several else None
     error = None
     try:
         yield
     except Exception as caught:
         error = caught
+    if several:
+        torch.distributed.barrier(waiting)
+        torch.distributed.destroy_process_group(waiting)
     said = None if error is None else f"{type(error).__name__}: {error}"
     every = [fabric.broadcast(said, src=rank) for rank in range(fabric.world_size)]
     if error is not None:

@@ -7,12 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import processes
+from helpers.errors import OtherProcessError
 
 NETWORKS = Path(__file__).parent / "models"
 
@@ -93,6 +95,18 @@ def test_a_batch_script_without_srun_is_told_what_it_waits_for(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.warns(UserWarning, match="write `srun python"):
         processes._layout(os.environ)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_come_are_not_waited_for(rank, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in variables("torchrun", rank, port).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "_STEP", timedelta(seconds=1))
+    with pytest.raises(OtherProcessError, match=r"2 processes should have met within 0:00:01"):
+        processes.launched_fabric()
 
 
 JOB = """

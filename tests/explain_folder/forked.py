@@ -13,14 +13,19 @@ import signal
 import socket
 import sys
 import time
+from datetime import timedelta
 
 import torch
-from study import GRID, MAIN
+from study import MAIN
 
-from helpers import anatomy, attribution
+from helpers import attribution, processes
 
 torch.set_num_threads(1)
 weights, scans, place = sys.argv[1:]
+
+
+def ended_well(output):
+    return MAIN([weights, scans, "--method=gradient", f"--output={place}/{output}"]) == 0
 
 
 def started(output, environment=(), prepare=lambda: None):
@@ -31,7 +36,7 @@ def started(output, environment=(), prepare=lambda: None):
     os.environ |= dict(environment)
     prepare()
     try:
-        code = MAIN([weights, scans, "--method=gradient", f"--output={place}/{output}"])
+        code = 0 if ended_well(output) else 1
     except SystemExit as ended:
         code = ended.code
     except BaseException as error:
@@ -48,7 +53,7 @@ def ended(process):
 def kills():
     """Kill ten runs in the same output folder; return how many were still running."""
     begun = time.monotonic()
-    assert ended(started("whole")) == 0
+    assert ended(started("timed")) == 0
     duration = time.monotonic() - begun
     draw, killed = random.Random(11), 0
     for _ in range(10):
@@ -60,13 +65,14 @@ def kills():
     return killed
 
 
-def two_ranks(output, prepare):
+def two_ranks(output, prepare, *, step_s=600.0):
     """Run two processes as torchrun would, without anybody who stops the one for the other."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     begun = time.monotonic()
-    processes = [
+    processes._STEP = timedelta(seconds=step_s)
+    ranks = [
         started(
             output,
             {
@@ -84,7 +90,7 @@ def two_ranks(output, prepare):
         )
         for rank in range(2)
     ]
-    codes = [ended(process) for process in processes]
+    codes = [ended(rank) for rank in ranks]
     return {"ended": codes, "seconds": time.monotonic() - begun}
 
 
@@ -102,11 +108,20 @@ def sudden_death():
     attribution.METHODS["gradient"] = die
 
 
-anatomy.template(GRID)
-anatomy.atlas(GRID)
+def large_scans():
+    def slow(*arguments, gradient=attribution.METHODS["gradient"]):
+        time.sleep(2.5 * processes._STEP.total_seconds())
+        return gradient(*arguments)
+
+    attribution.METHODS["gradient"] = slow
+
+
+# What a program computes once, templates for example, the children find in memory.
+assert ended_well("whole")
 found = {
     "killed": kills(),
     "full": two_ranks("full", full_disk),
     "dead": two_ranks("dead", sudden_death),
+    "slow": two_ranks("slow", large_scans, step_s=1.0),
 }
 print(json.dumps(found))

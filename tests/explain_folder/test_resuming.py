@@ -167,6 +167,13 @@ def test_nobody_waits_for_a_process_that_is_dead(forked):
     assert not (place / "dead/b_map.json").exists()
 
 
+def test_the_end_of_a_larger_share_is_waited_for(forked):
+    """One process is done long before the other, longer than a step of a training may take."""
+    found, place, _ = forked
+    assert found["slow"]["ended"] == [0, 0]
+    assert contents(place / "slow") == contents(place / "whole")
+
+
 # Several processes
 
 
