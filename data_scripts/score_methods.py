@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from helpers import attribution, cohorts, evaluation, models, results
 
@@ -121,36 +120,22 @@ def summarise(rows: pd.DataFrame) -> dict:
     }
 
 
-def _noise(volumes):
-    noise = torch.rand(volumes.shape, generator=torch.Generator().manual_seed(0))
-    return noise * (volumes != 0)
-
-
-def _edges(volumes):
-    slopes = torch.gradient(volumes, dim=(2, 3, 4))
-    return torch.stack(slopes).norm(dim=0) * (volumes != 0)
-
-
-def _unusual(volumes):
-    """How far is each voxel from the mean of 40 other healthy subjects, in units of their SD?"""
-    mean, deviation = _healthy()
-    distance = (volumes - mean).abs() / deviation.clamp_min(0.05)
-    return F.avg_pool3d(distance, 3, stride=1, padding=1) * (volumes != 0)
-
-
 @functools.cache
-def _healthy() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the voxels' mean and standard deviation over healthy subjects."""
+def _blind() -> dict:
+    """Return the maps that never look at the network, made once."""
     people = cohorts.simulate("lesion", 200, SUBJECT_SEED + 1)
-    healthy = people.volumes[people.labels == 0]
-    return healthy.mean(0), healthy.std(0)
+    return evaluation.blind_rivals(people[people.labels == 0].volumes)
 
 
+# The healthy people are simulated when the first map is asked for, not at import.
 BASELINES = {
-    "(random numbers)": _noise,
-    "(brightness)": lambda volumes: volumes,
-    "(edges of the scan)": _edges,
-    "(distance from healthy mean)": _unusual,
+    f"({name})": lambda volumes, name=name: _blind()[name](volumes)
+    for name in (
+        "random numbers",
+        "brightness",
+        "edges of the scan",
+        "distance from healthy mean",
+    )
 }
 
 

@@ -5,7 +5,8 @@ makes of each planted part and `within_person` and `across_people` whether a map
 `faithfulness` and `mask_test` whether the network needs what a map points to, more than the same
 map `elsewhere`, `randomization_check` whether a map depends on what the network has learned,
 `agreement` whether methods say the same, `by_region` and `group_test` what a group of maps says
-together. `intervals` says how sure their means are.
+together. `blind_rivals` and `label_aware_rivals` make maps that have never seen the network, for
+every method to beat. `intervals` says how sure their means are.
 
 For pictures that were optimised, `matching` tells which planted shape they show, and `quantities`
 how fine they are, whom they resemble and whether all seeds end alike.
@@ -22,6 +23,7 @@ from helpers.evaluation.part_scores import across_people, part_mass, within_pers
 from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
+from helpers.evaluation.rivals import blind_rivals, label_aware_rivals
 from helpers.evaluation.shapley import reliance
 from helpers.evaluation.transport import earth_movers_distance
 
@@ -30,6 +32,7 @@ __all__ = [
     "across_people",
     "agreement",
     "area_under_curve",
+    "blind_rivals",
     "by_region",
     "dice",
     "dice_with_background",
@@ -38,6 +41,7 @@ __all__ = [
     "faithfulness",
     "group_test",
     "intervals",
+    "label_aware_rivals",
     "localization",
     "mask_test",
     "matching",
