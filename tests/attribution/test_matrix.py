@@ -27,6 +27,7 @@ OPTIONS = {
         "iterations": 3,
         "ramp": 1,
         "jitters": (1, 1),
+        "decay": (0.967, 1),
         "goal": 0.0,
         "area_weight": 0.0,
         "patience": None,
