@@ -37,16 +37,17 @@ def main() -> None:
         table = beside(rows, last["tables"].get(name, []))
         print(f"\n{name}\n{table.round(3).to_string(index=False)}", flush=True)
         tables[name], threads[name] = rows, torch.get_num_threads()
-    results.write(
-        "benchmarks",
-        {
-            "what": "A ratio is ours over the peer's; repeats above 1 are medians.",
-            "command": "python tests/benchmarks/run.py",
-            "machine": f"{_processor()}, {os.cpu_count()} cores (shared), no GPU",
-            "threads": threads,
-            "tables": tables,
-        },
-    )
+        # After each: who stops the run keeps what was measured.
+        results.write(
+            "benchmarks",
+            {
+                "what": "A ratio is ours over the peer's; repeats above 1 are medians.",
+                "command": "python tests/benchmarks/run.py",
+                "machine": f"{_processor()}, {os.cpu_count()} cores (shared), no GPU",
+                "threads": threads,
+                "tables": tables,
+            },
+        )
 
 
 def beside(rows: list[dict], last: list[dict]) -> pd.DataFrame:
