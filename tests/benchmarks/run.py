@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=known, help=f"some of: {', '.join(known)}")
     names = parser.parse_args().names
     last = results.read("benchmarks")
-    kept = {"tables": {}, "threads": {}} if names == known else last
-    tables, threads = dict(kept["tables"]), dict(kept["threads"])
+    tables, threads = (
+        {n: last[part][n] for n in known if n in last[part]} for part in ("tables", "threads")
+    )
     for name in names:
         rows = importlib.import_module(f"bench_{name}").measure()
         table = beside(rows, last["tables"].get(name, []))
