@@ -1,4 +1,4 @@
-"""How fast is occlusion? Goal: ten times as fast as Captum's and MONAI's, with the same map.
+"""How fast is occlusion? Goal: 25 times as fast as Captum's and MONAI's, with the same map.
 
 One simulated brain of 48x56x48 voxels, a window of 8, a stride of 4, the trained course network.
 MONAI returns the logit that is left, not the drop; its windows are Captum's, since the sides divide
