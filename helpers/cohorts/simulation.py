@@ -49,6 +49,7 @@ def simulate(
     *,
     grid: Grid | None = None,
     base: Cohort | None = None,
+    matched: bool = False,
     progress: bool = False,
     **options,
 ) -> Cohort:
@@ -72,6 +73,10 @@ def simulate(
         Plant into these scans instead of the warped template. Labels of ``base`` are not used. The
         scans have their noise already, so an opaque body has none in it. To deform a scan means to
         interpolate it once more; controls are turned a little and interpolated just the same.
+    matched : bool
+        Everybody comes once in each class: same head, pose, scanner and noise, and the effect would
+        lie in the same place. Nothing but the effect tells such classes apart, so a network learns
+        a faint one from fewer people. The two have one ``participant_id``.
     progress : bool
         Show a progress bar.
     **options
@@ -96,6 +101,8 @@ def simulate(
         raise ValueError(f"unknown task {task!r}; there are {sorted(TASKS)}")
     if base is not None and grid is not None and grid != base.grid:
         raise ValueError("a cohort planted into base has the grid of base; leave grid out")
+    if base is not None and matched:
+        raise ValueError("every scan of base comes once; leave matched out")
     if subjects is None:
         subjects = 200 if base is None else len(base)
     if subjects < 1 or (base is not None and subjects > len(base)):
@@ -103,16 +110,19 @@ def simulate(
         raise ValueError(f"expected at least one subject{available}, got {subjects}")
     grid = base.grid if base is not None else grids.mni() if grid is None else grid
     template = anatomy.template(grid)
-    labels = _balanced_labels(subjects, len(TASKS[task].classes), seed)
+    classes = len(TASKS[task].classes)
+    labels = _balanced_labels(subjects, classes, seed)
 
     volumes = torch.empty(subjects, 1, *grid.shape)
     mask = torch.zeros(subjects, 1, *grid.shape, dtype=torch.bool)
     place, shortcut = mask.clone(), mask.clone()
     log_expansion = torch.zeros_like(volumes) if TASKS[task].deformation else None
+    people = [i // classes if matched else i for i in range(subjects)]  # labels come in rounds
     parameters = []
     for i in runtime.progress(range(subjects), label=f"simulating {task}", show=progress):
         scan = None if base is None else base.volumes[i]
-        drawn, brain = _draw_subject(task, int(labels[i]), template, scan, seed, i, options)
+        label = int(labels[i])
+        drawn, brain = _draw_subject(task, label, template, scan, seed, people[i], options)
         volumes[i] = scanned(drawn, brain, grid)
         if drawn.deformation is not None:
             place[i], mask[i] = brain.place, brain.changed
@@ -128,7 +138,7 @@ def simulate(
         volumes=volumes,
         labels=labels,
         classes=TASKS[task].classes,
-        participants=_participants(parameters, labels, TASKS[task].classes, base),
+        participants=_participants(parameters, people, labels, TASKS[task].classes, base),
         grid=grid,
         truth=Truth(mask=mask, place=place, shortcut=shortcut, log_expansion=log_expansion),
         parameters=parameters,
@@ -196,11 +206,11 @@ def _balanced_labels(subjects: int, classes: int, seed: int) -> Tensor:
     return torch.cat(rounds)[:subjects]
 
 
-def _participants(parameters, labels, classes, base) -> pd.DataFrame:
+def _participants(parameters, people, labels, classes, base) -> pd.DataFrame:
     if base is not None:
         table = base.participants.iloc[: len(labels)].reset_index(drop=True)
     else:
-        table = pd.DataFrame({"participant_id": [f"sim-{i:05d}" for i in range(len(labels))]})
+        table = pd.DataFrame({"participant_id": [f"sim-{person:05d}" for person in people]})
         table["head_size"] = [float(p.variation.size.mean()) for p in parameters]
         table["noise"] = [p.variation.noise for p in parameters]
     if parameters[0].deformation is not None:

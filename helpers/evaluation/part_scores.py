@@ -154,6 +154,13 @@ def _joined(mass: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
             f"expected the truth of one network, got {truth['network'].unique().tolist()}; "
             f"maps of one network are compared with its own use of the parts"
         )
+    for name, table in (("mass", mass), ("truth", truth)):
+        twice = table.loc[table.duplicated(["participant_id", "part"]), "participant_id"]
+        if len(twice):
+            raise ValueError(
+                f"{twice.iloc[0]} comes twice in the {name}; of people with several rows (a matched "
+                f"cohort, several visits) score one, such as the patients: cohort[cohort.labels == 1]"
+            )
     worth = truth[["participant_id", "part", "value"]]
     both = mass.merge(worth, on=["participant_id", "part"], how="left")
     return both.fillna({"value": 0.0})

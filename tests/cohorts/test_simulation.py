@@ -35,6 +35,43 @@ def test_classes_take_turns(lesions):
     assert torch.bincount(lesions.labels).tolist() == [6] * 5
 
 
+def test_in_a_matched_cohort_nothing_but_the_effect_tells_the_classes_apart():
+    grid = grids.mni(8.0)
+    people = cohorts.simulate("lesion", subjects=12, seed=5, grid=grid, matched=True)
+    first, second = people[:5], people[5:10]
+    assert sorted(first.labels.tolist()) == sorted(second.labels.tolist()) == [0, 1, 2, 3, 4]
+    centers = [person.disease[0].center_mm.tolist() for person in first.parameters]
+    assert all(center == centers[0] for center in centers)
+    assert centers[0] != second.parameters[0].disease[0].center_mm.tolist()
+    healthy = int((first.labels == 0).nonzero())
+    elsewhere = ~_widened(first.truth.place.any(0)) & (first.volumes != 0)
+    assert elsewhere.float().mean() > 0.1
+    same = first.volumes[healthy].expand_as(first.volumes)[elsewhere]  # noise included
+    assert torch.allclose(first.volumes[elsewhere], same, atol=0.05)
+    stranger = second.volumes[:1].expand_as(first.volumes)[elsewhere]
+    assert not torch.allclose(first.volumes[elsewhere], stranger, atol=0.5)
+    assert first.participants["participant_id"].unique().tolist() == ["sim-00000"]
+    one, other = people.split([0.5, 0.5], stratify=None)
+    assert not set(one.participants["participant_id"]) & set(other.participants["participant_id"])
+
+
+def test_a_matched_control_is_the_twin_without_anything():
+    people = cohorts.simulate("mixed", subjects=4, seed=5, grid=grids.mni(8.0), matched=True)
+    for i in (people.labels == 1).nonzero().flatten().tolist():
+        control = people.volumes[i - 1 if i % 2 else i + 1, 0]
+        empty = cohorts.twins(people, i).volumes[0, 0]
+        # A twin keeps the patient's divisor of intensities, a control has its own.
+        brain = (control != 0) & (empty != 0)
+        ratio = control[brain] / empty[brain]
+        assert float(ratio.quantile(0.9) - ratio.quantile(0.1)) < 1e-3
+        assert not torch.allclose(control, people.volumes[i, 0], atol=0.05)
+
+
+def test_matched_scans_of_a_base_are_refused(lesions):
+    with pytest.raises(ValueError, match="every scan of base comes once"):
+        cohorts.simulate("atrophy", base=lesions, matched=True)
+
+
 def test_background_is_zero_and_the_brain_has_median_one(lesions):
     healthy = lesions[lesions.labels == 0]
     for volume in healthy.volumes:

@@ -118,3 +118,11 @@ def test_bad_input(people, truth):
         part_scores.within_person(evaluation.part_mass(lesions.volumes, lesions), one_each)
     with pytest.raises(ValueError, match="has no voxel; use a larger share than 0.01"):
         cohorts.part_places(people, 0, within=0.01)
+
+
+def test_somebody_who_comes_twice_is_refused(people, truth):
+    mass = evaluation.part_mass(people.volumes, people)
+    with pytest.raises(ValueError, match="comes twice in the mass"):
+        evaluation.within_person(pd.concat([mass, mass]), truth)
+    with pytest.raises(ValueError, match="comes twice in the truth"):
+        evaluation.across_people(mass, pd.concat([truth, truth]))
