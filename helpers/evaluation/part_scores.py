@@ -158,8 +158,8 @@ def _joined(mass: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
         twice = table.loc[table.duplicated(["participant_id", "part"]), "participant_id"]
         if len(twice):
             raise ValueError(
-                f"{twice.iloc[0]} comes twice in the {name}; of people with several rows (a matched "
-                f"cohort, several visits) score one, such as the patients: cohort[cohort.labels == 1]"
+                f"{twice.iloc[0]} comes twice in the {name}; of people with several rows (a "
+                f"matched cohort, several visits) score one: cohort[cohort.labels == 1]"
             )
     worth = truth[["participant_id", "part", "value"]]
     both = mass.merge(worth, on=["participant_id", "part"], how="left")

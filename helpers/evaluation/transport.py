@@ -11,9 +11,9 @@ post-hoc attribution: the distance as a score of maps. Rubner, Tomasi, Guibas (2
 """
 
 import numpy as np
+import ot
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.stats import wasserstein_distance_nd
 from torch import Tensor
 
 from helpers.evaluation.masks import counted, warn_of_zero_maps
@@ -108,4 +108,6 @@ def _blocks(places: np.ndarray, mass: np.ndarray, block_mm: float) -> tuple[np.n
 
 
 def _distance(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
-    return float(wasserstein_distance_nd(one[0], other[0], one[1], other[1]))
+    (from_here, mass), (to_there, goal) = one, other
+    ways = ot.dist(from_here, to_there, metric="euclidean")
+    return float(ot.emd2(mass / mass.sum(), goal / goal.sum(), ways))

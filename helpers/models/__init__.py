@@ -1,5 +1,6 @@
 """Networks, their training, honest baselines and pretrained weights."""
 
+from helpers.models.centred import centred
 from helpers.models.ensemble import Ensemble
 from helpers.models.frozen import class_logits, frozen, resolve_targets, target_logits
 from helpers.models.reference_models import baselines
@@ -15,6 +16,7 @@ __all__ = [
     "Ensemble",
     "baselines",
     "build",
+    "centred",
     "check_subjectwise",
     "class_logits",
     "flips",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wasserstein_distance_nd
 
 from helpers import evaluation
 from helpers.grids import Grid
@@ -36,6 +37,19 @@ def test_the_cheapest_plan_is_taken():
     assert distance(two, crossed) == pytest.approx(4, abs=1e-6)
     unequal = at((0, 0, 0, 3.0), (0, 0, 20, 1.0))  # a quarter has to travel nothing
     assert distance(unequal, at((0, 0, 20, 1.0))) == pytest.approx(0.75 * 80, abs=1e-6)
+
+
+def test_the_distance_is_scipys():
+    generator = torch.Generator().manual_seed(2)
+    maps = torch.rand(SHAPE, generator=generator) ** 20
+    truth = at((3, 4, 5, 1.0), (12, 15, 20, 2.0), (2, 17, 9, 0.5))
+    voxels = GRID.centers_mm().movedim(0, -1).flatten(0, 2).numpy()
+    strong, goal = maps.flatten() > 0.5, truth.flatten() > 0
+    by_scipy = wasserstein_distance_nd(
+        voxels[strong], voxels[goal], maps.flatten()[strong].numpy(), truth.flatten()[goal].numpy()
+    )
+    maps[maps <= 0.5] = 0
+    assert distance(maps, truth, block_mm=4.0) == pytest.approx(by_scipy, rel=1e-4)
 
 
 def test_blocks_change_little():
