@@ -12,7 +12,7 @@ For pictures that were optimised, `matching` tells which planted shape they show
 how fine they are, whom they resemble and whether all seeds end alike.
 """
 
-from helpers.evaluation import matching, quantities
+from helpers.evaluation import matching, quantities, two_truths
 from helpers.evaluation.agreements import agreement
 from helpers.evaluation.bootstrap import intervals
 from helpers.evaluation.controls import elsewhere
@@ -23,12 +23,13 @@ from helpers.evaluation.part_scores import across_people, part_mass, within_pers
 from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
-from helpers.evaluation.rivals import blind_rivals, label_aware_rivals
+from helpers.evaluation.rivals import Rival, blind_rivals, label_aware_rivals
 from helpers.evaluation.shapley import reliance
 from helpers.evaluation.transport import earth_movers_distance
 
 __all__ = [
     "GroupTest",
+    "Rival",
     "across_people",
     "agreement",
     "area_under_curve",
@@ -51,5 +52,6 @@ __all__ = [
     "reliance",
     "share_outside",
     "strongest",
+    "two_truths",
     "within_person",
 ]

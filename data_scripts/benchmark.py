@@ -1,0 +1,304 @@
+"""Score explanations on both truths, where the effect lies and what the network makes of it.
+
+    python data_scripts/benchmark.py                                  # all that ship: hours
+    python data_scripts/benchmark.py --method my_file.py:my_map       # yours: half an hour
+
+A method is a function ``(model, volumes, target) -> maps``. It gets a network in evaluation mode,
+volumes of shape (subject, 1, x, y, z) and the class of each subject, and returns one map a subject,
+in the same shape. The logits it meets are by how much each class leads the mean of all, so a map of
+the target is a map of the decision.
+
+Its maps are smoothed by the width that serves them best on other people and other networks, as are
+those of all others. What was scored joins the rows in ``leaderboard.json`` and with them the page
+*Leaderboard*. A method that fails, changes the network or returns no map is named there, and the
+program goes on. A run that was interrupted goes on where it stopped, from the folder ``--parts``.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import pandas as pd
+from entrants import Method, entrants
+from torch import Tensor, nn
+
+from helpers import cohorts, evaluation, keyed, models, results
+from helpers.cohorts import Cohort
+from helpers.cohorts.parts import MOST_PARTS
+from helpers.evaluation import two_truths
+
+NETWORKS = {  # task: seeds of the networks that ship
+    "lesion": (0, 1),
+    "atrophy": (0, 1, 2),
+    "alcohol": (0, 1, 2),
+    "mixed": (0, 1, 2),
+    "sex": (0, 1),
+}
+# Seeds that no training, validation or card has used. The widths are chosen on the second.
+SCORED_SEED, CHOICE_SEED = 520, 521
+SCORED_PEOPLE, CHOICE_PEOPLE = 24, 8
+UNTRAINED_SEED, PERMUTATIONS = 7, 20
+
+
+def main() -> None:
+    """Score method by method and task by task, and write what was found after each task."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", metavar="FILE:FUNCTION", help="default: all that ship")
+    parser.add_argument("--tasks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--parts", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--folder", type=Path, default=results.FOLDER, help="of leaderboard.json")
+    arguments = parser.parse_args()
+    yours = None if arguments.method is None else load_method(arguments.method)
+    for name in arguments.tasks:
+        task = Task(name, arguments.parts)
+        ours = entrants(name) if yours is None else {yours.__name__: ("yours", yours)}
+        for method, (kind, function) in ours.items():
+            print(name, method, flush=True)
+            started = time.perf_counter()
+            rows = task.rows(method, kind, function)
+            minutes = (time.perf_counter() - started) / 60
+            add(rows, task, method, minutes, arguments.folder)
+
+
+def load_method(path: str) -> Method:
+    """Return the function that ``my_file.py:my_map`` names."""
+    file, _, function = path.rpartition(":")
+    if not Path(file).is_file():
+        raise SystemExit(f"expected a file and a function, my_file.py:my_map; no file {file!r}")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise SystemExit(f"{file} has no function {function!r}")
+    found = getattr(module, function)
+    # A part is made anew when anything in the file has changed, not only the function itself.
+    found.source = Path(file).read_bytes()
+    return found
+
+
+class Refused(Exception):
+    """Why a method has no row, in one sentence."""
+
+
+class Task:
+    """The people, the networks and both truths of one task; each is computed once.
+
+    Parameters
+    ----------
+    name : str
+        See `helpers.cohorts.simulate`.
+    parts : path
+        Folder of what has been computed.
+    """
+
+    def __init__(self, name: str, parts: Path):
+        self.name, self.parts = name, parts
+        self.networks = {seed: models.pretrained(name, seed=seed) for seed in NETWORKS[name]}
+        self.card = next(iter(self.networks.values())).card
+        self.untrained = models.build(
+            self.card["network"],
+            len(self.card["classes"]),
+            tuple(self.card["shape"]),
+            seed=UNTRAINED_SEED,
+        ).eval()
+        self.scored = carriers(name, SCORED_PEOPLE, SCORED_SEED)
+        self.choice = carriers(name, CHOICE_PEOPLE, CHOICE_SEED)
+
+    @functools.cached_property
+    def facts(self) -> dict:
+        """Return what two rows must share to be compared."""
+        networks = {}
+        for seed, network in self.networks.items():
+            logits = models.predict(network, self.scored.volumes)
+            networks[str(seed)] = {
+                "sha256": keyed.fingerprint(network),
+                "misclassified": int((logits.argmax(1) != self.scored.labels).sum()),
+            }
+        return {
+            "network": self.card["network"],
+            "networks": networks,
+            "people": {
+                "scored": [SCORED_SEED, SCORED_PEOPLE],
+                "choice": [CHOICE_SEED, CHOICE_PEOPLE],
+            },
+        }
+
+    @functools.cached_property
+    def people_sha256(self) -> str:
+        """Return what tells, beside seed and number, whether people are the same to the bit."""
+        return keyed.fingerprint(self.scored.volumes)
+
+    @functools.cached_property
+    def worth(self) -> dict[tuple[int, str], pd.DataFrame]:
+        """What each part is worth to each network, by its seed and by whose parts they are."""
+        found = {}
+        for which, cohort in (("scored", self.scored), ("choice", self.choice)):
+            most = max(len(cohorts.planted_parts(cohort, i)) for i in range(len(cohort)))
+            sampled = PERMUTATIONS if most > MOST_PARTS else None
+            path = self.parts / f"{self.name} {which} reliance.safetensors"
+            table = results.part(path, reliance, self.networks, cohort, sampled)["table"]
+            found |= {(seed, which): of_one for seed, of_one in table.groupby("network")}
+        return found
+
+    def rows(self, method: str, kind: str, function: Method) -> list[dict]:
+        """Return one row a form: means and intervals of one method's scores on this task."""
+        row = {"task": self.name, "method": method, "kind": kind}
+        computed = functools.partial(self._computed, method, function)
+        try:
+            swept = {
+                seed: computed(f"choice {seed}", sweep, network, self.choice, seed)["table"]
+                for seed, network in self.networks.items()
+            }
+            widths = {seed: chosen_widths(swept, seed) for seed in self.networks}
+            scored = {
+                seed: computed(f"{seed}", score, network, self.scored, seed, widths[seed])
+                for seed, network in self.networks.items()
+            }
+            first, untrained = next(iter(self.networks)), None
+            if kind in ("attribution", "yours"):  # the others see no network
+                untrained = computed(
+                    "untrained", score, self.untrained, self.scored, first, widths[first]
+                )
+        except Refused as problem:
+            return [{**row, "problem": str(problem)}]
+        rows = []
+        for form in two_truths.FORMS:
+            found = two_truths.summarise(scored, self._scored_worth(self.networks), form)
+            if untrained is not None:
+                means = two_truths.summarise({first: untrained}, self._scored_worth([first]), form)
+                found["untrained"] = {k: value[0] for k, value in means["measures"].items()}
+            chosen = {seed: widths[seed][form] for seed in self.networks}
+            rows.append({**row, "form": form, **found, "widths": chosen})
+        return rows
+
+    def _scored_worth(self, seeds) -> dict[int, pd.DataFrame]:
+        return {seed: self.worth[seed, "scored"] for seed in seeds}
+
+    def _computed(self, method, function, which, compute, network, cohort, seed, *widths) -> dict:
+        """Return what was computed of one network, from the folder if it is there."""
+        worth = self.worth[seed, "choice" if cohort is self.choice else "scored"]
+        part = results.part(
+            self.parts / f"{self.name} {method} {which}.safetensors",
+            compute,
+            function,
+            models.centred(network, len(cohort.classes)),
+            cohort,
+            worth,
+            *widths,
+            source=getattr(function, "source", None),
+        )
+        if "problem" in part:
+            raise Refused(part["problem"])
+        return part
+
+
+def carriers(task: str, count: int, seed: int) -> Cohort:
+    """Return simulated people who carry an effect."""
+    cohort = cohorts.simulate(task, 2 * count, seed)
+    found = [i for i in range(len(cohort)) if cohorts.planted_parts(cohort, i)]
+    return cohort[found[:count]]
+
+
+def reliance(networks: Mapping, cohort: Cohort, permutations: int | None) -> dict:
+    """Return the networks' own truth."""
+    return {"table": evaluation.reliance(networks, cohort, permutations=permutations)}
+
+
+def sweep(function: Method, network, cohort: Cohort, worth, *, source=None) -> dict:
+    """Return how well each form and width serves a method, or the problem it had."""
+    try:
+        return {"table": two_truths.sweep(maps_of(function, network, cohort), cohort, worth)}
+    except Refused as problem:
+        return {"problem": str(problem)}
+
+
+def score(function: Method, network, cohort: Cohort, worth, widths, *, source=None) -> dict:
+    """Return the scores of a method and a network on both truths, or the problem it had."""
+    try:
+        maps = maps_of(function, network, cohort)
+    except Refused as problem:
+        return {"problem": str(problem)}
+    people, mass = zip(
+        *(
+            two_truths.score(maps, cohort, worth, form=form, widths=widths[form])
+            for form in two_truths.FORMS
+        ),
+        strict=True,
+    )
+    names = list(two_truths.FORMS)
+    return {
+        "people": pd.concat(people, keys=names, names=["form"]).reset_index("form"),
+        "mass": pd.concat(mass, keys=names, names=["form"]).reset_index("form"),
+    }
+
+
+def maps_of(function: Method, network: nn.Module, cohort: Cohort) -> Tensor:
+    """Return the maps of a method, or refuse them in one sentence.
+
+    The method gets a copy of the network, so that one that changes it spoils nothing for others.
+    """
+    copy, volumes = deepcopy(network), cohort.volumes.clone()
+    before = keyed.fingerprint(copy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            maps = function(copy, volumes, cohort.labels.clone())
+    except Exception as error:  # whatever it is, the other methods go on
+        raise Refused(f"{type(error).__name__}: {error}") from error
+    if not isinstance(maps, Tensor):
+        raise Refused(f"expected a tensor of maps, got {type(maps).__name__}")
+    if maps.shape != volumes.shape:
+        raise Refused(f"expected maps of shape {tuple(volumes.shape)}, got {tuple(maps.shape)}")
+    if not maps.isfinite().all():
+        raise Refused(f"expected finite maps, {int((~maps.isfinite()).sum())} voxels are not")
+    if keyed.fingerprint(copy) != before:
+        raise Refused("the method has changed the network")
+    return maps.detach().float().cpu()
+
+
+def chosen_widths(swept: Mapping[int, pd.DataFrame], seed: int) -> dict[str, dict[str, int]]:
+    """Return, by form and truth, the width that served best on the networks of other seeds."""
+    others = [table for other, table in swept.items() if other != seed] or list(swept.values())
+    mean = pd.concat(others).groupby(["form", "width"])[["planted", "reliance"]].mean()
+    return {
+        form: {truth: int(mean.loc[form, truth].idxmax()) for truth in mean.columns}
+        for form in two_truths.FORMS
+    }
+
+
+def add(rows: list[dict], task: Task, method: str, minutes: float, folder: Path) -> None:
+    """Put a method's rows of one task into the leaderboard, in place of older ones."""
+    path = folder / "leaderboard.json"
+    board = json.loads(path.read_text()) if path.exists() else {"tasks": {}, "rows": []}
+    known = board["tasks"].setdefault(task.name, task.facts)
+    if known != task.facts:
+        raise SystemExit(
+            f"the rows of {task.name} in {path} were made with other networks or people, so "
+            f"{method} cannot be compared with them; begin a new leaderboard with --folder"
+        )
+    others = [r for r in board["rows"] if (r["task"], r["method"]) != (task.name, method)]
+    sha = task.people_sha256
+    rows = [{**row, "people_sha256": sha, "minutes": round(minutes, 1)} for row in rows]
+    results.write(
+        "leaderboard",
+        {
+            "what": "Maps of held-out simulated people, against where the effect was planted and "
+            "against what each planted part is worth to the network.",
+            "command": "python data_scripts/benchmark.py",
+            "tasks": board["tasks"],
+            "rows": others + rows,
+        },
+        folder=folder,
+    )
+
+
+if __name__ == "__main__":
+    main()
