@@ -1,5 +1,7 @@
 """The command-line programs run, and what they write can be read back."""
 
+import json
+import re
 import runpy
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import attribution, cohorts, grids, models, results
+from helpers import attribution, cohorts, evaluation, grids, models, results
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 
@@ -24,7 +26,10 @@ def run(script, *arguments):
     )
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.py")))
+PROGRAMS = [path.name for path in SCRIPTS.glob("*.py") if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("script", sorted(PROGRAMS))
 def test_every_script_explains_itself(script, monkeypatch, capsys):
     monkeypatch.syspath_prepend(SCRIPTS)  # as Python does for a script
     monkeypatch.setattr(sys, "argv", [script, "--help"])
@@ -102,3 +107,167 @@ def test_the_leaderboard_simulates_its_people_once(monkeypatch):
         script["explain"]("expected_gradients", network, "lesion", cohort)
         script["BASELINES"]["(distance from healthy mean)"](cohort.volumes)
     assert seeds == [("lesion", 502), ("lesion", 501)]
+
+
+TOY = """
+import torch
+from helpers import attribution
+
+def slope(model, volumes, target):
+    return attribution.gradient(model, volumes, target)
+
+def too_few(model, volumes, target):
+    return volumes[:1]
+
+def not_numbers(model, volumes, target):
+    return volumes / 0
+
+def of_numpy(model, volumes, target):
+    return volumes.numpy()
+
+def careless(model, volumes, target):
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    return volumes
+
+def spoils_the_scans(model, volumes, target):
+    return volumes.zero_() + 1
+
+def fails(model, volumes, target):
+    raise RuntimeError("out of ideas")
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_parts(tmp_path_factory):
+    """Where all tests of the benchmark leave what they have computed; none gets another's."""
+    return tmp_path_factory.mktemp("parts")
+
+
+@pytest.fixture
+def board(tmp_path, shared_parts, monkeypatch):
+    """The benchmark on small brains and networks; ``run(function)`` returns the rows so far."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    script = runpy.run_path(str(SCRIPTS / "benchmark.py"))
+    names = script["main"].__globals__
+    networks = {}
+    for seed in (0, 1):
+        networks[seed] = models.build("course", 2, grids.mni(8.0).shape, seed=seed).eval()
+        networks[seed].card = {
+            "task": "atrophy",
+            "network": "course",
+            "classes": ["control", "patient"],
+            "shape": grids.mni(8.0).shape,
+        }
+    simulate, reliance, asked = cohorts.simulate, evaluation.reliance, []
+    monkeypatch.setattr(models, "pretrained", lambda task, seed: networks[seed])
+    monkeypatch.setattr(
+        cohorts, "simulate", lambda *args, **kw: simulate(*args, grid=grids.mni(8.0), **kw)
+    )
+    monkeypatch.setattr(
+        evaluation, "reliance", lambda *args, **kw: asked.append(1) or reliance(*args, **kw)
+    )
+    constants = {"NETWORKS": {"atrophy": (0, 1)}, "SCORED_PEOPLE": 4, "CHOICE_PEOPLE": 2}
+    for name, value in constants.items():
+        monkeypatch.setitem(names, name, value)
+    (tmp_path / "toy.py").write_text(TOY)
+
+    def run(function, parts=shared_parts):
+        options = [f"--parts={parts}", f"--folder={tmp_path}"]
+        options.append(f"--method={tmp_path / 'toy.py'}:{function}")
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
+        script["main"]()
+        rows = pd.DataFrame(results_of(tmp_path)["rows"])
+        return rows.reindex(columns=rows.columns.union(["form"])).set_index(["method", "form"])
+
+    run.networks, run.asked, run.folder = networks, asked, tmp_path
+    return run
+
+
+def results_of(folder):
+    return json.loads((folder / "leaderboard.json").read_text())
+
+
+def test_anybodys_method_gets_a_row(board):
+    rows = board("slope")
+    assert list(rows.index) == [("slope", "signed"), ("slope", "absolute")]
+    row = rows.loc[("slope", "absolute")]
+    assert row["kind"] == "yours"
+    assert set(row["measures"]) == set(row["untrained"]) >= {"within_pearson", "across_pearson"}
+    mean, low, high = row["measures"]["average_precision"]
+    assert 0 <= low <= mean <= high <= 1
+    assert set(row["widths"]) == {"0", "1"}
+    facts = results_of(board.folder)["tasks"]["atrophy"]
+    assert facts["people"] == {"scored": [520, 4], "choice": [521, 2]}
+    assert facts["networks"]["0"]["sha256"] != facts["networks"]["1"]["sha256"]
+    assert 0 <= facts["networks"]["0"]["misclassified"] <= 4
+
+
+def test_the_benchmark_resumes_and_notices_another_method(board, tmp_path):
+    first = board("slope", tmp_path / "parts")
+    assert len(board.asked) == 2  # the people scored and those of the choice
+    again = board("slope", tmp_path / "parts")
+    assert len(board.asked) == 2
+    assert again["measures"].tolist() == first["measures"].tolist()
+    toy = board.folder / "toy.py"
+    toy.write_text(toy.read_text().replace("target)\n\ndef too", "target) * volumes\n\ndef too"))
+    with pytest.warns(UserWarning, match="computed anew"):
+        other = board("slope", tmp_path / "parts")
+    assert len(other) == 2
+    assert other["measures"].iloc[0] != first["measures"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("too_few", "expected maps of shape .* got .1, 1, 24, 28, 24."),
+        ("not_numbers", "expected finite maps, .* voxels are not"),
+        ("of_numpy", "expected a tensor of maps, got ndarray"),
+        ("careless", "the method has changed the network"),
+        ("fails", "RuntimeError: out of ideas"),
+    ],
+)
+def test_a_method_with_a_problem_is_named_and_others_go_on(board, function, problem):
+    rows = board(function)
+    assert re.search(problem, rows["problem"].iloc[0])
+    assert len(board("slope").dropna(subset=["measures"])) == 2
+
+
+def test_a_method_cannot_spoil_the_scans_of_others(board):
+    first = board("slope")["measures"].to_dict()
+    board("spoils_the_scans")
+    again = board("slope")
+    assert again["measures"].loc["slope"].to_dict() == {k[1]: v for k, v in first.items()}
+
+
+def test_rows_of_other_networks_are_not_mixed(board):
+    board("slope")
+    with torch.no_grad():
+        board.networks[0].classifier.weight.mul_(2)
+    with pytest.raises(SystemExit, match="made with other networks or people"):
+        board("slope", board.folder / "parts")
+
+
+def test_widths_are_chosen_on_networks_of_other_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    script = runpy.run_path(str(SCRIPTS / "benchmark.py"))
+
+    def best(width):
+        scores = [float(w == width) for w in range(4)]
+        one = pd.DataFrame({"width": range(4), "planted": scores, "reliance": scores[::-1]})
+        return pd.concat([one.assign(form=form) for form in ("signed", "absolute")])
+
+    swept = {0: best(0), 1: best(2)}
+    assert script["chosen_widths"](swept, 0)["signed"] == {"planted": 2, "reliance": 1}
+    assert script["chosen_widths"](swept, 1)["absolute"] == {"planted": 0, "reliance": 3}
+    assert script["chosen_widths"]({0: best(0)}, 0)["signed"]["planted"] == 0
+
+
+def test_a_method_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    load = runpy.run_path(str(SCRIPTS / "benchmark.py"))["load_method"]
+    with pytest.raises(SystemExit, match=r"no file 'nowhere.py'"):
+        load("nowhere.py:slope")
+    (tmp_path / "toy.py").write_text(TOY)
+    with pytest.raises(SystemExit, match="has no function 'other'"):
+        load(f"{tmp_path / 'toy.py'}:other")
