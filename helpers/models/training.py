@@ -151,12 +151,22 @@ def train(
     )
 
 
-def flips(volumes: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each volume along randomly chosen axes: for tasks in which no side is special."""
+def flips(
+    volumes: Tensor, generator: torch.Generator, axes: tuple[int, ...] = (0, 1, 2)
+) -> Tensor:
+    """Mirror each volume along randomly chosen axes: for tasks in which no side is special.
+
+    Parameters
+    ----------
+    volumes : tensor of shape (subject, channel, x, y, z)
+    generator : torch.Generator
+    axes : tuple of int
+        Which may be chosen; ``(0,)`` swaps left and right, and heads stay upright.
+    """
     chosen = torch.rand(len(volumes), 3, generator=generator) < 0.5
     return torch.stack(
         [
-            volume.flip([axis + 1 for axis in range(3) if row[axis]])
+            volume.flip([axis + 1 for axis in axes if row[axis]])
             for volume, row in zip(volumes, chosen, strict=True)
         ]
     )

@@ -47,6 +47,15 @@ def test_the_best_epoch_is_kept_and_patience_stops(cohort):
     assert float(loss) == pytest.approx(history["validation_loss"][best], rel=1e-3)
 
 
+def test_flips_of_one_axis_leave_the_others_alone():
+    volumes = torch.rand(16, 1, 4, 5, 6, generator=torch.Generator().manual_seed(1))
+    flipped = models.flips(volumes, torch.Generator().manual_seed(0), axes=(0,))
+    mirrored = [torch.equal(f, v.flip(1)) for f, v in zip(flipped, volumes, strict=True)]
+    same = [torch.equal(f, v) for f, v in zip(flipped, volumes, strict=True)]
+    assert sum(mirrored) + sum(same) == 16
+    assert min(sum(mirrored), sum(same)) >= 3
+
+
 def test_flips_mirror_whole_volumes():
     volumes = torch.rand(16, 1, 3, 4, 5)
     flipped = models.flips(volumes, torch.Generator().manual_seed(0))
