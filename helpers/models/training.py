@@ -151,9 +151,7 @@ def train(
     )
 
 
-def flips(
-    volumes: Tensor, generator: torch.Generator, axes: tuple[int, ...] = (0, 1, 2)
-) -> Tensor:
+def flips(volumes: Tensor, generator: torch.Generator, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
     """Mirror each volume along randomly chosen axes: for tasks in which no side is special.
 
     Parameters

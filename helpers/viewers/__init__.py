@@ -10,8 +10,19 @@ from helpers.viewers.explorer import explore
 from helpers.viewers.montages import montage
 from helpers.viewers.planes import slices
 from helpers.viewers.sequences import sequence, tune
+from helpers.viewers.tables import sortable
 
-__all__ = ["describe", "display", "explore", "montage", "sequence", "slices", "style", "tune"]
+__all__ = [
+    "describe",
+    "display",
+    "explore",
+    "montage",
+    "sequence",
+    "slices",
+    "sortable",
+    "style",
+    "tune",
+]
 
 style.use()
 display.use()

@@ -6,9 +6,12 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from playwright.sync_api import sync_playwright
+
+from helpers import viewers
 
 pytestmark = pytest.mark.browser
 
@@ -162,3 +165,24 @@ def test_page_follows_the_reader_into_the_dark(open_page):
     shade = "getComputedStyle(document.body).backgroundColor"
     backgrounds = {open_page("index", scheme=s).evaluate(shade) for s in ("light", "dark")}
     assert len(backgrounds) == 2
+
+
+def test_a_table_sorts_at_a_click_and_with_the_keyboard(browser):
+    scores = {"method": ["lrp", "gradient", "occlusion"], "score": ["0.70 (0.6, 0.8)", 10.5, None]}
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_content(viewers.sortable(pd.DataFrame(scores), "Scores").data)
+
+    def first_column():
+        return page.locator("tbody tr td:first-child").all_text_contents()
+
+    assert first_column() == ["lrp", "gradient", "occlusion"]
+    page.get_by_role("button", name="score").click()
+    assert first_column() == ["gradient", "lrp", "occlusion"]
+    assert page.locator("th").nth(1).get_attribute("aria-sort") == "descending"
+    page.get_by_role("button", name="score").press("Enter")
+    assert first_column() == ["lrp", "gradient", "occlusion"]  # what is missing stays last
+    page.get_by_role("button", name="method").click()
+    assert first_column() == ["gradient", "lrp", "occlusion"]
+    assert page.locator("th").nth(1).get_attribute("aria-sort") is None
+    context.close()
