@@ -1,5 +1,6 @@
 """The command-line programs run, and what they write can be read back."""
 
+import inspect
 import json
 import re
 import runpy
@@ -11,6 +12,7 @@ import nibabel as nib
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import pearsonr
 
 from helpers import attribution, cohorts, evaluation, grids, models, results
 
@@ -271,3 +273,125 @@ def test_a_method_that_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "toy.py").write_text(TOY)
     with pytest.raises(SystemExit, match="has no function 'other'"):
         load(f"{tmp_path / 'toy.py'}:other")
+
+
+@pytest.fixture
+def strength_study(monkeypatch):
+    """The names of the program, for a grid of 8 mm and a handful of people."""
+    names = runpy.run_path(str(SCRIPTS / "study_strength.py"))["main"].__globals__
+    small = {
+        "GRID": grids.mni(8.0),
+        "SEVERITIES": (0.5,),
+        "PEOPLE": (0, 4, 8),
+        "SEEDS": (0, 1),
+        "METHODS": ("gradient",),
+        "HELD_OUT_PEOPLE": 4,
+        "EXPLAINED_PATIENTS": 2,
+        "VOLUMES": 16,
+        "BATCH": 4,
+    }
+    for name, value in small.items():
+        monkeypatch.setitem(names, name, value)
+    return names
+
+
+def test_the_study_of_strength_goes_on_where_it_stopped(strength_study, tmp_path, monkeypatch):
+    done, written = [], []
+
+    def watch(owner, name, put):
+        compute = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+
+        def watched(*arguments, **options):
+            done.append(name)
+            return compute(*arguments, **options)
+
+        watched.__signature__ = inspect.signature(compute)
+        put(owner, name, watched)
+
+    for name in ("judge", "explain"):
+        watch(strength_study, name, monkeypatch.setitem)
+    watch(models, "train", monkeypatch.setattr)
+    watch(cohorts, "simulate", monkeypatch.setattr)
+    monkeypatch.setattr(results, "write", lambda name, result: written.append((name, result)))
+    monkeypatch.setattr(sys, "argv", ["study_strength.py", f"--parts={tmp_path}"])
+    strength_study["main"]()
+    # The learners of two seeds, who is tested, who is explained.
+    assert done.count("simulate") == 2 + 1 + 1
+    assert (done.count("train"), done.count("judge"), done.count("explain")) == (4, 1, 6)
+    done.clear()
+    strength_study["learners"].cache_clear()
+    strength_study["patients"].cache_clear()
+    strength_study["main"]()
+    assert done == []
+    assert written[0] == written[1]
+    name, result = written[0]
+    assert name == "strength_study"
+    assert {(row["severity"], row["people"]) for row in result["accuracy"]} == {
+        (0.5, people) for people in (0, 4, 8)
+    }
+    assert {row["method"] for row in result["maps"]} == {"gradient", "(every voxel alike)"}
+    assert len(result["networks"]) == 6
+    assert all(row["mean"] > 0 for row in result["margins"]), result["margins"]
+    json.dumps(result)
+
+    # A network that was lost is trained again, to the bit, so that all that rests on it stands.
+    next(tmp_path.glob("*network, seed 1, 8 people*")).unlink()
+    strength_study["main"]()
+    assert done == ["simulate", "train"]
+    assert written[2] == written[0]
+
+
+def test_a_smaller_study_is_the_beginning_of_a_larger_one(strength_study, monkeypatch):
+    shown, steps = [], []
+
+    def seen(model, cohort, *, epochs, batch_size, **_):
+        shown.append(cohort.volumes)
+        steps.append(epochs * (len(cohort) // batch_size))
+
+    monkeypatch.setattr(models, "train", seen)
+    for seed, people in ((0, 4), (0, 8), (1, 8)):
+        strength_study["learn"](1.0, seed, people)
+    few, many, others = shown
+    assert torch.equal(few, many[:4])
+    assert not (others[0] == many).flatten(1).all(1).any()
+    assert steps == [4, 4, 4]
+
+
+def test_the_same_heads_are_explained_at_every_strength(strength_study):
+    faint, strong = (strength_study["patients"](severity) for severity in (0.5, 1.0))
+    assert faint.labels.tolist() == [1, 1]
+    assert (faint.participants["head_size"] == strong.participants["head_size"]).all()
+    assert (2 * faint.participants["strength"]).tolist() == strong.participants["strength"].tolist()
+
+
+class ReadsOnePlace(torch.nn.Module):
+    """The darker a place, the more of a patient."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+
+    def forward(self, volumes):
+        bright = (volumes * self.place).flatten(1).sum(1)
+        return torch.stack([bright, -bright], 1)
+
+
+def test_the_gradient_knows_a_network_of_one_place(strength_study):
+    grid, place = strength_study["GRID"], "hippocampus right"
+    network = ReadsOnePlace(cohorts.planted_structures("atrophy", grid, within=0.5)[place])
+    truth = strength_study["judge"]({"by hand": network}, 1.0)
+    right = truth["answers"]["balanced_accuracy"]
+    assert truth["networks"]["balanced_accuracy"].tolist() == [right.mean()]
+    rated = strength_study["rate"](strength_study["explain"](network, 1.0), truth["parts"])
+    rated = rated.set_index(["participant_id", "method"])
+    people = strength_study["patients"](1.0)
+    for i, name in enumerate(people.participants["participant_id"]):
+        worth = truth["parts"].query("participant_id == @name")
+        known = pearsonr(worth["part"] == place, worth["value"]).statistic  # all of it is there
+        assert rated.loc[(name, "gradient"), "reliance"] == pytest.approx(known)
+        assert known > 0.8
+        assert rated.loc[(name, "(every voxel alike)"), "reliance"] < 0
+        brain = people.volumes[i] != 0
+        prevalence = float(people.truth.mask[i][brain].float().mean())
+        blind = rated.loc[(name, "(every voxel alike)"), "average_precision"]
+        assert blind == pytest.approx(prevalence, abs=1e-6)
