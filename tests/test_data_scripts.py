@@ -1,5 +1,6 @@
 """The command-line programs run, and what they write can be read back."""
 
+import functools
 import inspect
 import json
 import re
@@ -7,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import pandas as pd
@@ -395,3 +397,154 @@ def test_the_gradient_knows_a_network_of_one_place(strength_study):
         prevalence = float(people.truth.mask[i][brain].float().mean())
         blind = rated.loc[(name, "(every voxel alike)"), "average_precision"]
         assert blind == pytest.approx(prevalence, abs=1e-6)
+
+
+class Weighted(torch.nn.Module):
+    """Margin of the second class: a weighted sum of the voxels; its gradient is the weights."""
+
+    def __init__(self, weights, offset=0.0):
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.offset = offset
+
+    def forward(self, volumes):
+        score = (volumes * self.weights).sum((1, 2, 3, 4)) + self.offset
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+@pytest.fixture
+def tag_study(monkeypatch):
+    """Load the tag study with large voxels, few people and two methods."""
+    script = runpy.run_path(str(SCRIPTS / "study_tags.py"))
+    names = script["main"].__globals__
+    few = {"SUBJECTS": 16, "VALIDATION_SUBJECTS": 4, "HELD_OUT_SUBJECTS": 40, "CARRIERS": 3}
+    for name, value in {"SEEDS": (0,), "EPOCHS": 1, "SPACING_MM": 8.0, **few}.items():
+        monkeypatch.setitem(names, name, value)
+    methods = {name: attribution.METHODS[name] for name in ("gradient", "expected_gradients")}
+    monkeypatch.setattr(attribution, "METHODS", methods)
+    return SimpleNamespace(**{**script, "names": names})
+
+
+def test_the_tag_study_compares_the_tag_with_the_brain_that_it_left_as_it_was(tag_study):
+    cohort, elsewhere = tag_study.carriers()
+    assert cohort.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert cohort.truth.shortcut.flatten(1).any(1).all()
+    assert not (elsewhere & cohort.truth.shortcut).any()
+    for i in range(len(cohort)):
+        *others, tag = cohorts.planted_parts(cohort, i)
+        assert tag == "tag"
+        without = torch.tensor([[True] * len(others) + [False]])
+        plain = cohorts.twins(cohort, i, present=without).volumes[0]
+        # What the tag fills by less than a half is neither tag nor rest.
+        assert torch.equal(elsewhere[i], (plain != 0) & (plain == cohort.volumes[i]))
+        assert elsewhere[i].sum() > 0.95 * (plain != 0).sum()
+
+
+def test_the_arms_of_the_tag_study_differ_in_the_tag_alone(tag_study):
+    arms = {arm: tag_study.people(arm, 0) for arm in ("label", "random", "none", "untrained")}
+    tags = {arm: cohort.participants["tag"].to_numpy() for arm, cohort in arms.items()}
+    patient = arms["none"].labels.numpy() == 1
+    assert (tags["label"] == patient).all()
+    assert not tags["none"].any()
+    assert not tags["untrained"].any()
+    assert 0 < tags["random"][patient].mean() == tags["random"][~patient].mean() < 1
+    for cohort in arms.values():
+        assert torch.equal(cohort.labels, arms["none"].labels)
+        for ours, theirs in zip(cohort.parameters, arms["none"].parameters, strict=True):
+            (spot,), (same,) = ours.disease, theirs.disease
+            assert ours.variation.noise_seed == theirs.variation.noise_seed
+            assert torch.equal(spot.center_mm, same.center_mm)
+    heads = [
+        set(arms["none"].participants["noise"]),
+        set(tag_study.people("none", 1).participants["noise"]),
+    ]
+    heads.append(set(tag_study.held_out("none").participants["noise"]))
+    assert len(set.union(*heads)) == sum(map(len, heads))
+
+
+def test_a_detector_of_the_tag_shows_it_and_a_network_that_ignores_it_does_not(tag_study):
+    cohort, elsewhere = tag_study.carriers()
+    plain, tagged = (tag_study.held_out(tag).volumes for tag in ("none", "label"))
+    touched = (plain != tag_study.held_out("random").volumes).any(0) | (plain != tagged).any(0)
+    beside = touched & (plain == 0).all(0)
+    detector = Weighted(torch.where(beside, 1.0, 1e-6), offset=-0.05)
+    blind = Weighted(torch.where(touched, 0.0, 1.0))
+
+    (shown,) = tag_study.explained("gradient", detector, "label", 0).values()
+    tag, rest = cohort.truth.shortcut, elsewhere
+    expected = [
+        float(detector.weights[t].mean() / detector.weights[r].mean())
+        for t, r in zip(tag, rest, strict=True)
+    ]
+    assert shown["ratio"].tolist() == pytest.approx(expected, rel=1e-5)
+    assert shown["ratio"].min() > 20
+    assert shown["brighter_than"].min() > 0.95
+    assert shown["diagnosis"].tolist() == ["control"] * 3 + ["patient"] * 3
+    (hidden,) = tag_study.explained("gradient", blind, "label", 0).values()
+    assert hidden["ratio"].tolist() == [0.0] * 6
+    assert hidden["brighter_than"].tolist() == [0.0] * 6
+
+    used = tag_study.relied_on(detector)["table"].set_index("part").loc["tag"]
+    assert len(used) == 6
+    assert used["towards_patient"].min() > 0.1  # in controls too, against their own class
+    unused = tag_study.relied_on(blind)["table"].set_index("part")
+    assert unused.loc["tag", "size"].tolist() == [0.0] * 6
+    assert (unused.loc["disease", "towards_patient"] < 0).all()  # the spot is dark
+
+    right = tag_study.tested(detector)["table"].groupby("tag")["balanced_accuracy"].mean()
+    assert right["label"] == 1
+    assert right["none"] == 0.5
+    assert right["random"] < 0.8
+
+
+def test_an_empty_map_is_counted_and_has_no_ratio(tag_study):
+    cohort, _ = tag_study.carriers()
+    maps = torch.rand(cohort.volumes.shape)
+    maps[1] = 0
+    table = tag_study.brightness({"some method": -maps})
+    assert table["empty"].tolist() == [0, 1, 0, 0, 0, 0]
+    assert table["ratio"].isna().tolist() == [False, True] + [False] * 4
+    assert table["ratio"].dropna().between(0.3, 3).all()  # the size counts, not the sign
+
+
+def test_the_tag_study_resumes_and_computes_nothing_twice(tag_study, tmp_path, monkeypatch):
+    done, written = [], []
+
+    def watch(name):
+        compute = tag_study.names[name]
+
+        @functools.wraps(compute)
+        def watched(*arguments):
+            done.append((name, *(a for a in arguments if isinstance(a, str))))
+            return compute(*arguments)
+
+        monkeypatch.setitem(tag_study.names, name, watched)
+
+    for name in ("trained", "tested", "relied_on", "explained", "rivals"):
+        watch(name)
+    monkeypatch.setattr(results, "write", lambda name, result: written.append((name, result)))
+    monkeypatch.setattr(sys, "argv", ["study_tags.py", f"--parts={tmp_path}"])
+    tag_study.main()
+    # Three arms are trained and have rivals; the untrained network has only maps and scores.
+    assert len(done) == 3 * (1 + 1 + 1 + 2 + 1) + (1 + 1 + 2)
+    before = list(done)
+    (tmp_path / "0 random gradient.safetensors").unlink()
+    tag_study.main()
+    assert done[len(before) :] == [("explained", "gradient", "random")]
+    assert written[0] == written[1]
+
+    name, result = written[0]
+    assert name == "tag_study"
+    json.dumps(result, allow_nan=False)
+    accuracy, reliance, maps = (pd.DataFrame(result[n]) for n in ("accuracy", "reliance", "maps"))
+    arms = {"label", "random", "none", "untrained"}
+    assert set(zip(accuracy["arm"], accuracy["tag"], strict=True)) == {
+        (arm, tag) for arm in arms for tag in ("label", "random", "none")
+    }
+    assert set(reliance["part"]) == {"tag", "disease"}
+    assert set(maps["arm"]) == arms
+    assert set(maps["diagnosis"]) == {"control", "patient"}
+    assert {"gradient", "expected_gradients", "(brightness)", "(t-map)"} < set(maps["method"])
+    # Nobody in this study has a tag, so a map of its labels cannot show one.
+    rows = maps[(maps["arm"] == "none") & (maps["method"] == "(t-map)")]
+    assert rows.loc[rows["measure"] == "ratio", "mean"].tolist() == [0, 0]

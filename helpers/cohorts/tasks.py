@@ -108,6 +108,7 @@ def draw_shortcut(
     grid: Grid,
     generator: torch.Generator,
     tag: str = "label",
+    intensity: float = 0.9,
 ) -> tuple[list[Body], list[Body]]:
     """Draw a disease that is hard to see, and a scanner tag that is easy to see.
 
@@ -121,15 +122,26 @@ def draw_shortcut(
     tag : str
         ``"label"``: patients carry the tag (the training set of a careless study). ``"random"``:
         half of the subjects do, whatever their label. ``"none"``: nobody does.
+    intensity : float
+        Factor of the spot on the tissue, 0 to 1: the lower, the easier to see. Default 0.9, which
+        the course's network does not learn from a few hundred people.
     """
     if tag not in TAGS:
         raise ValueError(f"unknown tag {tag!r}; there are {TAGS}")
+    if not 0 <= intensity <= 1:
+        raise ValueError(f"the spot is dark: intensity must be from 0 to 1, got {intensity}")
     place = _find_place(white_matter, brain, grid, generator, radius_mm=7.0)
     coin = bool(torch.rand(1, generator=generator) < 0.5)
     wobble_mm = 1.5 * torch.randn(3, generator=generator)
     brightness = 1.5 + 0.1 * float(torch.randn(1, generator=generator))
     spot = Body(
-        "ball", place.center_mm, place.rotation_deg, 7.0, 0.9, opaque=False, visible=label == 1
+        "ball",
+        place.center_mm,
+        place.rotation_deg,
+        7.0,
+        intensity,
+        opaque=False,
+        visible=label == 1,
     )
     marker = Body(
         "rod",

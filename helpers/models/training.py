@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ def train(
     weight_decay: float = 1e-2,
     augment: Augmentation | None = None,
     patience: int | None = None,
+    matched: bool = False,
     checkpoint: str | Path | None = None,
     seed: int = 0,
     fabric: Fabric | None = None,
@@ -55,6 +57,10 @@ def train(
         ``augment(volumes, generator) -> volumes``, applied to each batch.
     patience : int, optional
         Stop when the validation loss has not improved for so many epochs.
+    matched : bool
+        For people who come once in each class, see `helpers.cohorts.simulate`: all volumes of a
+        person go into the same batch. What makes the head, and not the label, then pulls the
+        weights both ways at once, and a faint effect is learnt sooner.
     checkpoint : path, optional
         Written after each epoch, all or nothing. If the file exists, training goes on from it and
         ends with the same weights as a run that was never interrupted. It belongs to the data, the
@@ -78,7 +84,7 @@ def train(
     ------
     ValueError
         If the cohort holds one class only, a checkpoint is damaged or belongs to another training,
-        or the loss becomes NaN.
+        people are not matched though ``matched`` says so, or the loss becomes NaN.
 
     Examples
     --------
@@ -97,6 +103,9 @@ def train(
             f"epochs must be 1 or more and batch_size between 1 and {len(cohort)} subjects, "
             f"got {epochs} and {batch_size}"
         )
+    together = torch.arange(len(cohort))[:, None]
+    if matched:
+        together = _rows_of_each_person(cohort, batch_size)
     fabric = fabric or processes.launched_fabric()
     cycle = {
         "epochs": epochs,
@@ -111,6 +120,7 @@ def train(
         lambda: {
             **cycle,
             "weight_decay": weight_decay,
+            "matched": matched,
             **data_key("training", cohort),
             **({} if validation is None else data_key("validation", validation)),
             "network": fingerprint(model),
@@ -123,7 +133,8 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
     def step(network: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        volumes, labels = cohort.volumes[batch], cohort.labels[batch]
+        rows = together[batch].flatten()
+        volumes, labels = cohort.volumes[rows], cohort.labels[rows]
         if augment is not None:
             volumes = augment(volumes, generator)
         volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
@@ -142,8 +153,8 @@ def train(
         optimizer,
         step,
         minimise="loss",
-        subjects=len(cohort),
-        **cycle,
+        subjects=len(together),
+        **{**cycle, "batch_size": batch_size // together.shape[1]},
         fabric=fabric,
         validate=None if validation is None else validate,
         checkpoint=start,
@@ -168,6 +179,23 @@ def flips(volumes: Tensor, generator: torch.Generator, axes: tuple[int, ...] = (
             for volume, row in zip(volumes, chosen, strict=True)
         ]
     )
+
+
+def _rows_of_each_person(cohort: Cohort, batch_size: int) -> Int[Tensor, "person classes"]:
+    """Return where in the cohort each person's volumes are, one a class."""
+    people = pd.Series(cohort.labels.tolist()).groupby(cohort.participants["participant_id"])
+    classes = list(range(len(cohort.classes)))
+    if any(sorted(labels) != classes for _, labels in people):
+        raise ValueError(
+            "expected everybody once in each class, as of cohorts.simulate(matched=True); "
+            "leave matched out to train on other people"
+        )
+    if batch_size % len(classes):
+        raise ValueError(
+            f"batch_size {batch_size} must divide by the {len(classes)} classes, so that all "
+            f"volumes of a person fit into a batch"
+        )
+    return torch.tensor([rows.tolist() for rows in people.indices.values()])
 
 
 def _validate(network: nn.Module, cohort: Cohort, fabric: Fabric, batch_size: int) -> dict:

@@ -177,6 +177,25 @@ def test_shortcut_tag_follows_its_option():
         assert 0.2 < tagged[random.labels == label].float().mean() < 0.8
 
 
+def test_the_spot_of_the_shortcut_is_as_dark_as_asked():
+    grid = grids.mni(8.0)
+    none, faint, dark, default = (
+        cohorts.simulate("shortcut", 4, grid=grid, tag="none", **options)
+        for options in ({"intensity": 1.0}, {"intensity": 0.9}, {"intensity": 0.5}, {})
+    )
+    assert torch.equal(faint.volumes, default.volumes)
+    spot = dark.truth.mask
+    assert torch.equal(spot.flatten(1).any(1), dark.labels == 1)
+    # Half of the tissue's light is gone instead of a tenth, in every voxel, however full it is.
+    torch.testing.assert_close(
+        (none.volumes - dark.volumes)[spot], 5 * (none.volumes - faint.volumes)[spot]
+    )
+    controls = dark.labels == 0
+    assert torch.equal(dark.volumes[controls], none.volumes[controls])
+    with pytest.raises(ValueError, match=r"intensity must be from 0 to 1, got 1\.5"):
+        cohorts.simulate("shortcut", 1, intensity=1.5)
+
+
 def test_planting_into_given_scans(lesions):
     scans = cohorts.simulate("lesion", subjects=6, seed=9)
     scans = scans[scans.labels == 0]

@@ -56,6 +56,38 @@ def test_flips_of_one_axis_leave_the_others_alone():
     assert min(sum(mirrored), sum(same)) >= 3
 
 
+def test_matched_people_share_a_batch():
+    matched = cohorts.simulate("shortcut", 12, grid=grids.mni(8.0), matched=True)
+    shuffled = matched[torch.randperm(12, generator=torch.Generator().manual_seed(1))]
+    who = {
+        v.sum().item(): p
+        for v, p in zip(shuffled.volumes, shuffled.participants["participant_id"], strict=True)
+    }
+    batches = []
+
+    def watch(volumes, generator):
+        batches.append([who[volume.sum().item()] for volume in volumes])
+        return volumes
+
+    fit(shuffled, matched=True, epochs=2, batch_size=4, augment=watch)
+    assert len(batches) == 6
+    for batch in batches:
+        assert len(set(batch)) == 2  # four volumes of two people
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(name for batch in epoch for name in batch) == sorted(who.values())
+    assert batches[:3] != batches[3:]
+
+
+def test_only_the_matched_are_trained_as_such(cohort):
+    with pytest.raises(ValueError, match="expected everybody once in each class"):
+        fit(cohort, matched=True)
+    pairs = cohorts.simulate("shortcut", 12, grid=grids.mni(8.0), matched=True)
+    with pytest.raises(ValueError, match="expected everybody once in each class"):
+        fit(pairs[:11], matched=True)
+    with pytest.raises(ValueError, match="batch_size 5 must divide by the 2 classes"):
+        fit(pairs, matched=True, batch_size=5)
+
+
 def test_flips_mirror_whole_volumes():
     volumes = torch.rand(16, 1, 3, 4, 5)
     flipped = models.flips(volumes, torch.Generator().manual_seed(0))
