@@ -120,7 +120,7 @@ def train(
         lambda: {
             **cycle,
             "weight_decay": weight_decay,
-            "matched": matched,
+            **({"matched": True} if matched else {}),
             **data_key("training", cohort),
             **({} if validation is None else data_key("validation", validation)),
             "network": fingerprint(model),
