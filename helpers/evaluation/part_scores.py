@@ -1,8 +1,11 @@
 """Does a map tell which of the planted parts the network uses, and how much?
 
 The place of an effect is one truth, the network's own use of it another (`reliance`). Here maps are
-scored against the second: within a person, do the parts with more of the map carry more of the
-decision? And of one part, does the map show more of it in those people for whom it carries more?
+scored against the second: within a person, is the map strong in the parts that carry much of the
+decision? And of one part, is it stronger in those people for whom the part carries more?
+
+Both are taken a voxel. A large structure gets much of any map, also of one that is the same
+everywhere, and often carries much of the decision: whole sums would agree for its size alone.
 
 References
 ----------
@@ -20,7 +23,7 @@ from helpers.cohorts import Cohort
 from helpers.evaluation.masks import counted
 
 FEWEST_PARTS = 3  # below, a correlation within a person says nothing
-_SAME = 1e-6  # sums over voxels that differ by less differ by rounding
+SAME = 1e-6  # sums over voxels that differ by less differ by rounding
 
 
 def part_mass(
@@ -40,9 +43,9 @@ def part_mass(
     Returns
     -------
     DataFrame
-        One row a person and part: ``participant_id``, ``part``, ``signed`` (sum of the map in the
-        part), ``absolute`` (sum of its size) and ``share`` (of the size of the whole map, air
-        left out; 0 for an empty map).
+        One row a person and part: ``participant_id``, ``part``, ``voxels`` (of the part),
+        ``signed`` (sum of the map in the part), ``absolute`` (sum of its size) and ``share`` (of
+        the size of the whole map, air left out; 0 for an empty map).
 
     Raises
     ------
@@ -75,6 +78,7 @@ def part_mass(
                 {
                     "participant_id": cohort.participants["participant_id"][subject],
                     "part": part,
+                    "voxels": int(place.sum()),
                     "signed": float(one[place].sum()),
                     "absolute": absolute,
                     "share": absolute / whole if whole > 0 else 0.0,
@@ -86,7 +90,7 @@ def part_mass(
 def within_person(
     mass: pd.DataFrame, truth: pd.DataFrame, *, column: str = "absolute"
 ) -> pd.DataFrame:
-    """Correlate, in each person, the map's mass in the parts with what the parts are worth.
+    """Correlate, in each person, the map in the parts with what the parts are worth, a voxel.
 
     Parameters
     ----------
@@ -127,7 +131,7 @@ def within_person(
 def across_people(
     mass: pd.DataFrame, truth: pd.DataFrame, *, column: str = "absolute"
 ) -> pd.DataFrame:
-    """Correlate, for each part, the map's mass with what the part is worth, over people.
+    """Correlate, for each part, the map in it with what it is worth, a voxel, over people.
 
     Parameters
     ----------
@@ -162,13 +166,14 @@ def _joined(mass: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
                 f"matched cohort, several visits) score one: cohort[cohort.labels == 1]"
             )
     worth = truth[["participant_id", "part", "value"]]
-    both = mass.merge(worth, on=["participant_id", "part"], how="left")
-    return both.fillna({"value": 0.0})
+    both = mass.merge(worth, on=["participant_id", "part"], how="left").fillna({"value": 0.0})
+    amounts = ["signed", "absolute", "value"]
+    return both.assign(**both[amounts].div(both["voxels"], axis=0))
 
 
 def _correlations(of_one: pd.DataFrame, column: str) -> dict[str, float]:
     mass, value = of_one[column].to_numpy(), of_one["value"].to_numpy()
-    if any(np.ptp(numbers) <= _SAME * np.abs(numbers).max() for numbers in (mass, value)):
+    if any(np.ptp(numbers) <= SAME * np.abs(numbers).max() for numbers in (mass, value)):
         return {"pearson": 0.0, "spearman": 0.0}
     return {
         "pearson": float(pearsonr(mass, value).statistic),

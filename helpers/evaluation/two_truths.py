@@ -17,7 +17,7 @@ from torch import Tensor
 from helpers import cohorts, fields
 from helpers.cohorts import Cohort
 from helpers.evaluation.bootstrap import intervals
-from helpers.evaluation.part_scores import FEWEST_PARTS, part_mass, within_person
+from helpers.evaluation.part_scores import FEWEST_PARTS, SAME, part_mass, within_person
 from helpers.evaluation.pointing import localization
 from helpers.evaluation.transport import earth_movers_distance
 
@@ -155,7 +155,7 @@ def score(
         for name in ("spearman", "pearson"):
             people[f"within_{name}"] = people["participant_id"].map(order[name])
     people["reliance_mm"] = _distance(found, _worth_map(cohort, worth), cohort)
-    return people, mass[["participant_id", "part", "signed"]].rename(columns={"signed": "mass"})
+    return people, mass[["participant_id", "part", "voxels", "signed"]]
 
 
 def summarise(scored: Mapping, worth: Mapping, form: str) -> dict:
@@ -175,7 +175,7 @@ def summarise(scored: Mapping, worth: Mapping, form: str) -> dict:
     dict
         ``"measures"``: mean, low and high of each measure of a person, and of ``across_pearson``,
         the mean over the parts of ``"structures"``: for each part, the correlation over people
-        of the map's mass in it with what it is worth.
+        of the map in it with what it is worth, a voxel.
     """
     people, mass, value = (
         pd.concat(tables, names=["network"]).reset_index("network")
@@ -232,10 +232,11 @@ def _across(mass: pd.DataFrame, worth: pd.DataFrame) -> dict[str, list[float]]:
     both = mass.merge(worth[[*keys, "value"]], on=keys, how="left").fillna({"value": 0.0})
     names = list(dict.fromkeys(both["part"]))
     x, y = (
-        both.pivot(index=keys[:2], columns="part", values=column)[names]
+        both.assign(a_voxel=both[column] / both["voxels"])
+        .pivot(index=keys[:2], columns="part", values="a_voxel")[names]
         .to_numpy()
         .reshape(both["network"].nunique(), -1, len(names))
-        for column in ("mass", "value")
+        for column in ("signed", "value")
     )
     random, (networks, people, _) = np.random.default_rng(0), x.shape
     drawn = [_correlation(x, y)]
@@ -254,6 +255,11 @@ def _across(mass: pd.DataFrame, worth: pd.DataFrame) -> dict[str, list[float]]:
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return Pearson's r over people, for each network and part; 0 where one does not vary."""
+    largest = [np.abs(values).max(1, keepdims=True) for values in (x, y)]
     x, y = (values - values.mean(1, keepdims=True) for values in (x, y))
+    varies = [
+        np.ptp(values, axis=1) > SAME * most[:, 0]
+        for values, most in zip((x, y), largest, strict=True)
+    ]
     size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), size, out=np.zeros_like(size), where=size > 1e-12)
+    return np.divide((x * y).sum(1), size, out=np.zeros_like(size), where=np.logical_and(*varies))

@@ -71,20 +71,25 @@ def test_numbers_are_scipys(people, truth):
     name = people.participants["participant_id"][3]
     of_one = mass[mass["participant_id"] == name]
     worth = truth[truth["participant_id"] == name].set_index("part")["value"]
-    values = [worth.get(part, 0.0) for part in of_one["part"]]
+    places = cohorts.part_places(people, 3)
+    voxels = [int(places[part].sum()) for part in of_one["part"]]
+    values = [worth.get(part, 0.0) / v for part, v in zip(of_one["part"], voxels, strict=True)]
+    strengths = of_one["absolute"] / voxels
     found = evaluation.within_person(mass, truth).set_index("participant_id").loc[name]
-    assert found["pearson"] == pytest.approx(pearsonr(of_one["absolute"], values).statistic)
-    assert found["spearman"] == pytest.approx(spearmanr(of_one["absolute"], values).statistic)
+    assert found["pearson"] == pytest.approx(pearsonr(strengths, values).statistic)
+    assert found["spearman"] == pytest.approx(spearmanr(strengths, values).statistic)
 
 
 def test_maps_that_know_nothing_score_nothing(people, truth):
     mass = evaluation.part_mass(torch.zeros_like(people.volumes), people)
     assert (evaluation.within_person(mass, truth)["pearson"] == 0).all()
-    # The same map for everybody cannot follow anybody's strengths.
-    parts = sorted(set(mass["part"]))
-    fixed = maps_from(people, lambda name, part: 1.0 + parts.index(part))
-    across = evaluation.across_people(evaluation.part_mass(fixed, people), truth)
-    assert (across["pearson"] == 0).all()
+    # A map that is the same everywhere has much in a large structure, and knows nothing of it.
+    everywhere = evaluation.part_mass(torch.ones_like(people.volumes), people)
+    sizes = truth.merge(everywhere, on=["participant_id", "part"])
+    large = truth.assign(value=sizes["voxels"] ** 1.5)
+    assert pearsonr(sizes["absolute"], large["value"]).statistic > 0.9
+    assert (evaluation.within_person(everywhere, large)["pearson"] == 0).all()
+    assert (evaluation.across_people(everywhere, large)["pearson"] == 0).all()
 
 
 def test_a_place_is_where_this_person_changes(people):

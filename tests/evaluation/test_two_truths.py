@@ -90,8 +90,9 @@ def test_the_correlation_across_people_is_scipys(people, places):
             float((maps[i] * (people.volumes[i] != 0))[own[part]].sum())
             for i, own in enumerate(places)
         ]
-        value = worth[seed].loc[worth[seed]["part"] == part, "value"]
-        expected.append(pearsonr(mass, value).statistic)
+        value = worth[seed].loc[worth[seed]["part"] == part, "value"].to_numpy()
+        voxels = np.array([int(own[part].sum()) for own in places])
+        expected.append(pearsonr(mass / voxels, value / voxels).statistic)
     mean, low, high = found["structures"][part]
     assert mean == pytest.approx(np.mean(expected), abs=1e-3)
     assert low < mean < high
@@ -101,10 +102,12 @@ def test_the_correlation_across_people_is_scipys(people, places):
 
 def test_a_map_that_is_the_same_everywhere_tells_nothing_across_people(people, places):
     worth = {0: worth_of(people, places, 0)}
-    empty = summary({0: torch.zeros_like(people.volumes)}, people, worth)["measures"]
-    assert empty["across_pearson"] == [0.0, 0.0, 0.0]
-    assert empty["within_pearson"] == [0.0, 0.0, 0.0]
-    assert empty["voxel_auc"][0] == 0.5
+    for value in (0.0, 1e-9, 3.0):
+        flat = torch.full_like(people.volumes, value)
+        found = summary({0: flat}, people, worth)["measures"]
+        assert found["across_pearson"] == [0.0, 0.0, 0.0]
+        assert found["within_pearson"] == [0.0, 0.0, 0.0]
+        assert found["voxel_auc"][0] == 0.5
 
 
 def test_smoothing_is_scipys_and_air_never_counts(people):
