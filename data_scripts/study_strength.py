@@ -3,8 +3,7 @@
 The effect of the task ``atrophy`` is made weaker and the training cohort smaller, down to nobody:
 an untrained network. Of each network: does it tell new patients from controls, what does it use,
 and do the maps of four methods know it? Every network is scored, also one at chance. Beside the
-four stands a map with the same value in every voxel. It has more in a large structure than in a
-small one, and so may the network's decision: what it scores, nobody has to be praised for.
+four stands a map with the same value in every voxel, which knows nothing.
 
     python data_scripts/study_strength.py
 

@@ -389,10 +389,13 @@ def test_the_gradient_knows_a_network_of_one_place(strength_study):
     people = strength_study["patients"](1.0)
     for i, name in enumerate(people.participants["participant_id"]):
         worth = truth["parts"].query("participant_id == @name")
-        known = pearsonr(worth["part"] == place, worth["value"]).statistic  # all of it is there
+        places = cohorts.part_places(people, i)
+        voxels = [int(places[part].sum()) for part in worth["part"]]
+        all_of_it = (worth["part"] == place) / voxels
+        known = pearsonr(all_of_it, worth["value"] / voxels).statistic
         assert rated.loc[(name, "gradient"), "reliance"] == pytest.approx(known)
         assert known > 0.8
-        assert rated.loc[(name, "(every voxel alike)"), "reliance"] < 0
+        assert rated.loc[(name, "(every voxel alike)"), "reliance"] == 0
         brain = people.volumes[i] != 0
         prevalence = float(people.truth.mask[i][brain].float().mean())
         blind = rated.loc[(name, "(every voxel alike)"), "average_precision"]
