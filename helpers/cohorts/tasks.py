@@ -123,8 +123,7 @@ def draw_shortcut(
         ``"label"``: patients carry the tag (the training set of a careless study). ``"random"``:
         half of the subjects do, whatever their label. ``"none"``: nobody does.
     intensity : float
-        Factor of the spot on the tissue, 0 to 1: the lower, the easier to see. Default 0.9, which
-        the course's network does not learn from a few hundred people.
+        Factor of the spot on the tissue, 0 to 1: the lower, the easier to see.
     """
     if tag not in TAGS:
         raise ValueError(f"unknown tag {tag!r}; there are {TAGS}")
