@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import cohorts, models
+from helpers import cohorts, evaluation, models
 
 RECIPES = {
     "lesion": {
@@ -68,6 +68,7 @@ RECIPES = {
 }
 TRAIN_SEED, VALIDATION_SEED, HELD_OUT_SEED = 100, 101, 102
 HELD_OUT_SUBJECTS = VALIDATION_SUBJECTS = 200
+SHARES_OF_PATIENTS = 24
 
 
 def main() -> None:
@@ -141,6 +142,7 @@ def train_network(task: str, seed: int, people: int, tests: dict, arguments) -> 
             **recipe["cohort"],
         },
         "held_out": held_out,
+        **({"shares": shares(model, tests[task])} if recipe.get("own_people") else {}),
         "command": f"python data_scripts/train_models.py {task} --seeds {seed}",
         "versions": {
             "python": platform.python_version(),
@@ -149,6 +151,18 @@ def train_network(task: str, seed: int, people: int, tests: dict, arguments) -> 
     }
     card["versions"]["threads"] = torch.get_num_threads()
     models.save_pretrained(model, task, card, seed=seed, folder=arguments.folder)
+
+
+def shares(model, people: cohorts.Cohort) -> dict[str, float]:
+    """Return how much of the decision each structure carries, over held-out patients.
+
+    A structure's share is its Shapley value, summed over people and both sides, of the sum of all.
+    """
+    patients = people[people.labels == 1][:SHARES_OF_PATIENTS]
+    worth = evaluation.reliance(model, patients)
+    structure = worth["part"].str.removesuffix(" left").str.removesuffix(" right")
+    of_each = worth.groupby(structure, sort=False)["value"].sum()
+    return (of_each / of_each.sum()).round(3).to_dict()
 
 
 if __name__ == "__main__":

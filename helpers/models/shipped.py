@@ -22,7 +22,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     Parameters
     ----------
     task : str
-        ``"lesion"``, ``"shortcut"``, ``"atrophy"``, ``"alcohol"`` or ``"sex"``, see
+        ``"lesion"``, ``"shortcut"``, ``"atrophy"``, ``"alcohol"``, ``"mixed"`` or ``"sex"``, see
         `helpers.cohorts.simulate`.
     seed : int
         Which of several networks that were trained alike from other initial weights.
