@@ -5,10 +5,10 @@ from functools import lru_cache
 import pytest
 import torch
 
-from helpers import cohorts, models
+from helpers import cohorts, evaluation, models
 
 CARDS = {path.stem: json.loads(path.read_text()) for path in sorted(models.WEIGHTS.glob("*.json"))}
-DEFORMED = ("atrophy", "alcohol", "sex")
+DEFORMED = ("atrophy", "alcohol", "mixed", "sex")
 
 
 @lru_cache(maxsize=1)  # networks that differ only in their seed share the held-out people
@@ -88,3 +88,19 @@ def test_bad_weights(tmp_path):
     with pytest.raises(ValueError, match=r"made for another network: .*'classifier.bias'"):
         models.load_weights(model, models.WEIGHTS / "lesion.safetensors")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_networks_of_mixed_live_less_off_the_ventricles_than_those_of_atrophy():
+    """Of the same people: what share of the decision do both hippocampi carry?"""
+    people = cohorts.simulate("atrophy", 8, 906)
+    networks = {
+        (task, seed): models.pretrained(task, seed=seed)
+        for task, seeds in {"atrophy": (0, 1, 2), "mixed": (0, 1)}.items()
+        for seed in seeds
+    }
+    worth = evaluation.reliance(networks, people[people.labels == 1])
+    of_hippocampi = worth["part"].str.startswith("hippocampus")
+    total = worth.groupby("network")["value"].sum()
+    share = worth[of_hippocampi].groupby("network")["value"].sum() / total
+    mean = share.groupby(lambda name: name[0]).mean()
+    assert mean["mixed"] > 1.5 * mean["atrophy"] > 0
