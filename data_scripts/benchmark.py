@@ -1,7 +1,7 @@
 """Score explanations on both truths, where the effect lies and what the network makes of it.
 
-    python data_scripts/benchmark.py                                  # all that ship: hours
-    python data_scripts/benchmark.py --method my_file.py:my_map       # yours: half an hour
+    python data_scripts/benchmark.py                                  # all that ship
+    python data_scripts/benchmark.py --method my_file.py:my_map       # yours
 
 A method is a function ``(model, volumes, target) -> maps``. It gets a network in evaluation mode,
 volumes of shape (subject, 1, x, y, z) and the class of each subject, and returns one map a subject,
@@ -9,9 +9,9 @@ in the same shape. The logits it meets are by how much each class leads the mean
 the target is a map of the decision.
 
 Its maps are smoothed by the width that serves them best on other people and other networks, as are
-those of all others. What was scored joins the rows in ``leaderboard.json`` and with them the page
-*Leaderboard*. A method that fails, changes the network or returns no map is named there, and the
-program goes on. A run that was interrupted goes on where it stopped, from the folder ``--parts``.
+those of all others. What was scored joins the rows in ``leaderboard.json``. A method that fails,
+changes the network or returns no map is named there, and the program goes on. A run that was
+interrupted goes on where it stopped, from the folder ``--parts``.
 """
 
 import argparse
