@@ -33,7 +33,11 @@ def smoothed(
     width: float,
     within: Bool[Tensor, "subject 1 x y z"],
 ) -> Float[Tensor, "subject 1 x y z"]:
-    """Smooth maps, or their sizes, and leave out what lies in the air.
+    """Smooth maps, or their sizes, within the brain, and leave out what lies in the air.
+
+    A voxel becomes the weighted mean of its neighbours in the brain. Air counts as nothing, not as
+    zero: otherwise smoothing would dim the rim, and a map of random numbers would point to the
+    middle of the brain, where planted structures lie.
 
     Parameters
     ----------
@@ -66,7 +70,10 @@ def smoothed(
     if form not in FORMS:
         raise ValueError(f"form must be one of {FORMS}, got {form!r}")
     maps = (maps.abs() if form == "absolute" else maps) * within
-    return (fields.gaussian_blur(maps, width) if width else maps) * within
+    if width:
+        share = fields.gaussian_blur(within.to(maps), width)  # of the weights, in the brain
+        maps = fields.gaussian_blur(maps, width) / share.clamp(min=torch.finfo(share.dtype).tiny)
+    return maps * within
 
 
 def sweep(
