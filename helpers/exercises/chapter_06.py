@@ -34,11 +34,12 @@ EXERCISES = {
     ),
     "6.4": Exercise(
         read=letter(),
-        right=equal("c"),
-        praise="Bright or dark, a box in this place moves a control towards the patients.",
+        right=equal("b"),
+        praise="Dark counts as fluid here. As bright a box does not, nor a dark one elsewhere.",
         hint=(
-            "Look at the table once more, at the two columns of the controls. Does the window "
-            "have to be dark to raise the logit? And did it take anything away that a patient has?"
+            "Go along the row of the controls over the ventricle. Which fill raises the logit "
+            "most, and which not at all? All four have the same edges. Then look at the same "
+            "fills over the frontal lobe."
         ),
     ),
 }

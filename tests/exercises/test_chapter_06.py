@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import exercises, models
+from helpers import cohorts, exercises, models
 from helpers.attribution.incremental import Undisturbed
 from helpers.attribution.occlusions import occlusion
 
@@ -22,8 +22,8 @@ def verdict(name, answer, capsys) -> bool:
         ("6.2", 6.0),
         ("6.3", (0.95, 3.73)),
         ("6.3", [0.95, torch.tensor(3.73)]),
-        ("6.4", "c"),
-        ("6.4", "(C)"),
+        ("6.4", "b"),
+        ("6.4", "(B)"),
     ],
 )
 def test_right_answers(name, answer, capsys):
@@ -44,7 +44,7 @@ def test_right_answers(name, answer, capsys):
         ("6.3", (3.73, 0.95)),  # the other way round
         ("6.3", 0.95),
         ("6.4", "a"),
-        ("6.4", "b"),
+        ("6.4", "c"),
     ],
 )
 def test_tempting_wrong_answers(name, answer, capsys):
@@ -74,3 +74,21 @@ def test_a_window_reaches_as_far_as_the_exercise_says(first, changed):
     covered = volume.clone()
     covered[..., first : first + 8] = 1000
     assert int((layers(volume) != layers(covered)).sum()) == changed
+
+
+def test_a_dark_window_and_no_other_makes_patients_of_controls_as_the_exercise_says():
+    network = models.pretrained("atrophy")
+    people = cohorts.simulate(subjects=8, **network.card["held_out"]["atrophy"]["cohort"])
+    controls = people.volumes[people.labels == 0]
+
+    def push(center_mm, fill):
+        corner = [round(float(v)) - 4 for v in people.grid.voxels(center_mm)]
+        hidden = controls.clone()
+        hidden[(..., *(slice(c, c + 8) for c in corner))] = fill
+        before, after = (models.predict(network, v)[:, 1] for v in (controls, hidden))
+        return float((after - before).mean())
+
+    air, fluid, median, bright = (push((15, -4, 20), fill) for fill in (0.0, 0.6, 1.0, 1.4))
+    assert fluid > median > air > 3
+    assert bright < 0
+    assert max(push((20, 44, 20), fill) for fill in (0.0, 0.6, 1.0)) < 1.5
