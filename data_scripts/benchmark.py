@@ -37,8 +37,8 @@ NETWORKS = {  # task: seeds of the networks that ship
     "lesion": (0, 1),
     "atrophy": (0, 1, 2),
     "alcohol": (0, 1, 2),
-    "mixed": (0, 1),
-    "sex": (0, 1),
+    "mixed": (0, 1, 2),
+    "sex": (0, 1, 2),
 }
 # Seeds that no training, validation or card has used. The widths are chosen on the second.
 SCORED_SEED, CHOICE_SEED = 520, 521

@@ -56,47 +56,8 @@ def test_simulated_cohort_on_disk_is_the_one_in_memory(tmp_path):
         assert mask.get_fdata().sum() == cohort.truth.mask[i].sum()
 
 
-def test_the_leaderboard_of_retrained_networks_is_a_new_one(tmp_path, monkeypatch):
-    script = runpy.run_path(str(SCRIPTS / "score_methods.py"))
-    cohort = cohorts.simulate("lesion", 4, grid=grids.mni(8.0))
-    model = models.build("course", 5, cohort.grid.shape).eval()
-    model.card = {"task": "lesion"}
-    scored, written = [], []
-    score = script["score"]
-
-    def watched(name, model, cohort):
-        scored.append(name)
-        return score(name, model, cohort)
-
-    names = script["main"].__globals__
-    for name, value in {
-        "TASKS": {"lesion": (0,)},
-        "BASELINES": {"(brightness)": lambda volumes: volumes},
-        "affected": lambda task: cohort[cohort.labels > 0],
-        "score": watched,
-        "_forgotten": lambda *_: {},
-    }.items():
-        monkeypatch.setitem(names, name, value)
-    methods = {"gradient": attribution.METHODS["gradient"]}
-    monkeypatch.setattr(attribution, "METHODS", methods)
-    monkeypatch.setattr(models, "pretrained", lambda task, seed: model)
-    monkeypatch.setattr(results, "write", lambda name, result: written.append(result["scores"]))
-    monkeypatch.setattr(sys, "argv", ["score_methods.py", f"--parts={tmp_path}"])
-    script["main"]()
-    script["main"]()
-    assert scored == ["gradient", "(brightness)"]
-    assert written[0] == written[1]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    with pytest.warns(UserWarning, match="model is .* in the file and .* now; computed anew"):
-        script["main"]()
-    assert len(scored) == 4
-    assert written[2] != written[0]
-
-
-def test_the_leaderboard_simulates_its_people_once(monkeypatch):
-    script = runpy.run_path(str(SCRIPTS / "score_methods.py"))
+def test_the_entrants_simulate_their_people_once(monkeypatch):
+    script = runpy.run_path(str(SCRIPTS / "entrants.py"))
     small, seeds = grids.mni(8.0), []
     simulate = cohorts.simulate
 
@@ -108,9 +69,10 @@ def test_the_leaderboard_simulates_its_people_once(monkeypatch):
     cohort = simulate("lesion", 2, grid=small)
     for seed in (0, 1):  # two networks that were trained alike
         network = models.build("course", 5, cohort.grid.shape, seed=seed).eval()
-        script["explain"]("expected_gradients", network, "lesion", cohort)
-        script["BASELINES"]["(distance from healthy mean)"](cohort.volumes)
-    assert seeds == [("lesion", 502), ("lesion", 501)]
+        for name in ("expected_gradients", "distance from healthy mean"):
+            _, method = script["entrants"]("lesion")[name]
+            method(network, cohort.volumes, cohort.labels)
+    assert sorted(seeds) == [("lesion", 522), ("lesion", 523)]
 
 
 TOY = """

@@ -26,8 +26,8 @@ from helpers import fields
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TOC = yaml.safe_load((ROOT / "book/_toc.yml").read_text(encoding="utf-8"))
-CHAPTERS = [c["file"] for part in TOC["parts"] if part.get("numbered") for c in part["chapters"]]
+PAGES = re.findall(r"file: (\w+)", (ROOT / "book/_toc.yml").read_text(encoding="utf-8"))
+CHAPTERS = [page for page in PAGES if page[0].isdigit()]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # What conda-forge calls a package of pyproject.toml, where it differs.
 CONDA_NAMES = {"pytorch-cpu": "torch"}
@@ -161,9 +161,8 @@ def test_readme_and_landing_page_list_the_chapters_of_the_book():
 
 
 def test_every_notebook_is_in_the_table_of_contents():
-    pages = {chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]}
     names = {path.stem for path in NOTEBOOKS}
-    assert set(CHAPTERS) <= names <= pages
+    assert set(CHAPTERS) <= names <= set(PAGES)
 
 
 # Notebooks

@@ -11,7 +11,7 @@ EXERCISES = {
         hint=(
             "Draw voxels blindly: which share of them is planted? For the AUC, draw one planted "
             "voxel and one other, each with a random number: how often does the first one win? "
-            "Answer with a pair, relevance rank first."
+            "Answer with a pair, average precision first."
         ),
     ),
     "7.2": Exercise(
