@@ -95,7 +95,7 @@ def test_networks_of_mixed_live_less_off_the_ventricles_than_those_of_atrophy():
     people = cohorts.simulate("atrophy", 8, 906)
     networks = {
         (task, seed): models.pretrained(task, seed=seed)
-        for task, seeds in {"atrophy": (0, 1, 2), "mixed": (0, 1)}.items()
+        for task, seeds in {"atrophy": (0, 1, 2), "mixed": (0, 1, 2)}.items()
         for seed in seeds
     }
     worth = evaluation.reliance(networks, people[people.labels == 1])
