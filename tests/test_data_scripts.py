@@ -14,6 +14,7 @@ import nibabel as nib
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.stats import pearsonr
 
 from helpers import attribution, cohorts, evaluation, grids, models, results
@@ -513,3 +514,193 @@ def test_the_tag_study_resumes_and_computes_nothing_twice(tag_study, tmp_path, m
     # Nobody in this study has a tag, so a map of its labels cannot show one.
     rows = maps[(maps["arm"] == "none") & (maps["method"] == "(t-map)")]
     assert rows.loc[rows["measure"] == "ratio", "mean"].tolist() == [0, 0]
+
+
+@pytest.fixture
+def hole_study(monkeypatch):
+    """Load the hole study with large voxels, few people and networks by hand."""
+    script = runpy.run_path(str(SCRIPTS / "study_holes.py"))
+    names = script["main"].__globals__
+    small = {"HOLE_SUBJECTS": 4, "MASK_SUBJECTS": 6, "MASK_SEEDS": (541, 542), "BOX_VOXELS": 4}
+    small |= {"NETWORKS": (0, 1), "FOLD_SEEDS": (0,), "FRACTIONS": (0.05,), "DARKENED": 0.02}
+    for name, value in small.items():
+        monkeypatch.setitem(names, name, value)
+    simulate = functools.partial(cohorts.simulate, grid=grids.mni(8.0))
+    monkeypatch.setattr(cohorts, "simulate", simulate)
+    quick = functools.partial(evaluation.intervals, resamples=10)
+    monkeypatch.setattr(evaluation, "intervals", quick)
+    return SimpleNamespace(**{**script, "names": names})
+
+
+def test_a_hole_has_the_voxels_and_the_filling_that_it_says(hole_study):
+    person = hole_study.patients()
+    assert person.labels.tolist() == [1, 1]
+    parts = cohorts.planted_parts(person, 1)
+    right = [part == "lateral ventricle right" for part in parts]
+    present = torch.tensor([[False] * 4, right])
+    healthy, twin = cohorts.twins(person, 1, present=present).volumes
+    brain = healthy != 0
+    place = cohorts.part_places(person, 1)["lateral ventricle right"]
+    reach = cohorts.part_places(person, 1, within=1.5)["lateral ventricle right"]
+
+    (first, as_it_is), *rest = hole_study.pictures(1)
+    assert first == {"shape": "none"}
+    assert torch.equal(as_it_is, healthy)
+    seen = 0
+    for facts, holed in rest:
+        if facts["ventricle"] != "lateral ventricle right":
+            continue
+        if facts["shape"] == "grown twin":
+            assert torch.equal(holed, twin)
+            continue
+        changed = holed != healthy
+        assert not (changed & ~brain).any(), facts
+        if facts["border"] == "soft":
+            assert changed.sum() > facts["voxels"], facts
+            continue
+        seen += 1
+        assert changed.sum() <= facts["voxels"], facts
+        if facts["place"] == "elsewhere":
+            assert not (changed & place).any(), facts
+        elif facts["shape"] == "ventricle":
+            assert not (changed & ~reach).any(), facts
+            assert (healthy - twin)[changed].min() >= 0.02, facts
+        if facts["fill"] == "grown twin":
+            assert torch.equal(holed[changed], twin[changed])
+        elif facts["fill"] != "blurred":
+            assert holed[changed].unique().tolist() == pytest.approx([facts["brightness"]])
+    assert seen == 2 * (9 + 8)  # shapes; fills there and elsewhere
+
+
+def test_a_hole_elsewhere_keeps_its_form_and_lies_where_it_may(hole_study):
+    hole = torch.zeros(1, 16, 20, 24, dtype=torch.bool)
+    hole[0, 3, 4:6, 5:8] = hole[0, 4, 5, 7] = True
+    free = torch.zeros_like(hole)
+    free[0, 6:12, 8:19, 2:23] = True
+    places = set()
+    for seed in range(12):
+        there = hole_study.moved(hole, free, torch.Generator().manual_seed(seed))
+        assert not (there & ~free).any()
+        shift = (there[0].nonzero() - hole[0].nonzero()).unique(dim=0)
+        assert len(shift) == 1  # all voxels by as much
+        places.add(tuple(shift[0].tolist()))
+    assert len(places) > 6
+    free[:] = False
+    free[0, 6, :, :] = True  # too thin
+    with pytest.raises(ValueError, match="a hole of 7 voxels fits nowhere else"):
+        hole_study.moved(hole, free, torch.Generator())
+
+
+def test_each_dark_fill_has_one_that_is_brighter_by_as_much(hole_study):
+    volume = 0.5 + torch.rand(1, 16, 20, 24, generator=torch.Generator().manual_seed(0))
+    hole = torch.zeros(1, 16, 20, 24, dtype=torch.bool)
+    hole[0, 3:9, 4:12, 5:20] = True
+    soft = 0.5 * hole  # the tissue shines through: by half in every voxel, so the mean is the same
+    tissue = float(volume[hole].double().mean())
+    assert hole_study.filled(volume, soft, 0.7)["mean"] == pytest.approx(tissue)
+    fills = hole_study.filled(volume, hole.float(), 0.7)
+    assert fills["mean"] == pytest.approx(tissue)
+    for name, dark in {"air": 0.0, "fluid": 0.7, "brain": 1.0}.items():
+        assert fills[name] == dark
+        assert fills[f"{name}, mirrored"] - tissue == pytest.approx(tissue - dark, abs=1e-5)
+    blurred = gaussian_filter(volume[0].numpy(), 4.0, mode="nearest")
+    assert fills["blurred"][0].numpy() == pytest.approx(blurred, abs=1e-5)
+
+
+def test_a_soft_hole_takes_as_much_and_has_no_sharp_border(hole_study):
+    hole = torch.zeros(1, 16, 20, 24, dtype=torch.bool)
+    hole[0, 5:10, 7:12, 8:16] = True
+    mask = hole_study.soft(hole)
+    assert float(mask.sum()) == pytest.approx(int(hole.sum()), rel=1e-4)
+    assert max(float(mask.diff(dim=d).abs().max()) for d in (1, 2, 3)) < 0.45  # sharp: 1
+
+
+def test_halves_tell_a_reader_of_darkness_from_a_reader_of_edges(hole_study):
+    volume = torch.full((1, 16, 20, 24), 1.2)
+    hole = torch.zeros(1, 16, 20, 24, dtype=torch.bool)
+    hole[0, 5:10, 7:12, 8:16] = True
+    fills = hole_study.filled(volume, hole.float(), 0.7)
+
+    def halves(read):
+        rows = [
+            {"fill": name, "change": float(read(torch.where(hole, value, volume)) - read(volume))}
+            for name, value in fills.items()
+        ]
+        facts = dict.fromkeys(("network", "subject", "ventricle", "shape", "place", "border"), 0)
+        return hole_study.halves(pd.DataFrame(rows).assign(**facts)).set_index("fill")
+
+    dark = halves(lambda image: -image.sum())
+    assert set(dark.index) == {"air", "fluid", "brain"}
+    assert dark.loc["air", "darkness"] == pytest.approx(1.2 * 200, rel=1e-4)
+    assert dark["either_way"].abs().max() < 0.01
+    edges = halves(lambda image: sum(image.diff(dim=d).abs().sum() for d in (1, 2, 3)))
+    faces = 2 * (5 * 5 + 5 * 8 + 5 * 8)
+    assert edges.loc["fluid", "either_way"] == pytest.approx(0.5 * faces, rel=1e-4)
+    assert edges["darkness"].abs().max() < 0.01
+
+
+def test_runs_are_counted_by_the_group_that_is_called_wrong(hole_study):
+    right = {"a": ((1, 1), (0, 1)), "b": ((0, 0), (1, 1)), "c": ((1, 0), (0, 1))}
+    rows = [
+        {"network": 0, "people": people, "folds": 0, "group": group, "correct": float(correct)}
+        for people, groups in right.items()
+        for group, both in zip(("control", "patient"), groups, strict=True)
+        for correct in both
+    ]
+    test = {"action": "remove", "area": "map", "fraction": 0.05, "fill": "air"}
+    (row,) = hole_study.runs(pd.DataFrame(rows).assign(**test)).to_dict("records")
+    assert row == test | {
+        "control min": 0.0,
+        "control max": 1.0,
+        "patient min": 0.5,
+        "patient max": 1.0,
+        "controls worse": 1,
+        "patients worse": 1,
+        "runs": 3,
+    }
+
+
+def test_the_hole_study_resumes_and_computes_nothing_twice(hole_study, tmp_path, monkeypatch):
+    shape, done, written = grids.mni(8.0).shape, [], []
+    # Dark is a patient to one; the other says control to all, and is not moved by anything.
+    networks = {0: Weighted(torch.full(shape, -1.0), 3000.0), 1: Weighted(torch.zeros(shape), -1)}
+
+    def watch(name):
+        compute = hole_study.names[name]
+
+        @functools.wraps(compute)
+        def watched(*arguments):
+            done.append(name)
+            return compute(*arguments)
+
+        monkeypatch.setitem(hole_study.names, name, watched)
+
+    watch("holes")
+    watch("masks")
+    monkeypatch.setattr(models, "pretrained", lambda task, seed: networks[seed])
+    monkeypatch.setattr(results, "write", lambda name, result: written.append((name, result)))
+    monkeypatch.setattr(sys, "argv", ["study_holes.py", f"--parts={tmp_path}"])
+    with pytest.warns(UserWarning, match="zero everywhere"):  # the maps of the second
+        hole_study.main()
+    assert done == 2 * ["holes", "masks", "masks"]
+    (tmp_path / "0 holes.safetensors").unlink()
+    hole_study.main()
+    assert done[6:] == ["holes"]
+    assert written[0] == written[1]
+
+    name, result = written[0]
+    assert name == "hole_study"
+    json.dumps(result, allow_nan=False)
+    halves = pd.DataFrame(result["halves"])
+    unmoved = halves[halves["network"] == 1]
+    assert len(unmoved) > 0
+    assert (unmoved[["mean", "low", "high"]] == 0).all(axis=None)
+    ours = halves[(halves["network"] == 0) & (halves["fill"] == "air")]
+    ours = ours.groupby("measure")["mean"]
+    assert ours.min()["darkness"] > 1
+    assert ours.agg(lambda means: means.abs().max())["either_way"] < 0.01
+    assert set(pd.DataFrame(result["holes"])["fill"]) >= {"none", "grown twin", "blurred"}
+    masks = pd.DataFrame(result["masks"])
+    whole = masks[(masks["network"] == 1) & (masks["action"] == "remove")]
+    assert whole.groupby("group")["mean"].unique().to_dict() == {"control": [1], "patient": [0]}
+    assert {row["runs"] for row in result["runs"]} == {4}  # 2 networks, 2 groups of people
