@@ -156,7 +156,7 @@ def test_no_file_names_a_folder_of_somebodys_machine():
 def test_readme_and_landing_page_list_the_chapters_of_the_book():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     landing = (ROOT / "book/index.md").read_text(encoding="utf-8")
-    assert re.findall(r"\(book/(\w+)\.ipynb\)", readme) == CHAPTERS
+    assert re.findall(r"\(book/(\d\w+)\.ipynb\)", readme) == CHAPTERS
     assert re.findall(r"\{doc\}`[^`<]+<(\d\w+)>`", landing) == CHAPTERS
 
 

@@ -34,8 +34,8 @@ def measured(board, task, method, form="absolute"):
 
 
 def test_its_networks_are_those_that_ship(program, board):
-    assert board["tasks"].keys() == program["NETWORKS"].keys()
-    for task, seeds in program["NETWORKS"].items():
+    for task in board["tasks"]:
+        seeds = program["NETWORKS"][task]
         found = {k: facts["sha256"] for k, facts in board["tasks"][task]["networks"].items()}
         assert found == {
             str(seed): keyed.fingerprint(models.pretrained(task, seed=seed)) for seed in seeds
@@ -45,9 +45,10 @@ def test_its_networks_are_those_that_ship(program, board):
 def test_every_entrant_has_both_forms_on_every_task_and_none_failed(program, board):
     assert not [row for row in board["rows"] if "problem" in row]
     found = sorted((row["task"], row["method"], row["form"]) for row in board["rows"])
+    assert {"lesion", "atrophy", "mixed"} <= board["tasks"].keys()
     assert found == sorted(
         (task, method, form)
-        for task in program["NETWORKS"]
+        for task in board["tasks"]
         for method in program["entrants"](task)
         for form in two_truths.FORMS
     )
@@ -55,9 +56,10 @@ def test_every_entrant_has_both_forms_on_every_task_and_none_failed(program, boa
 
 def test_random_numbers_know_neither_truth(board):
     """A score that random numbers win would be no score."""
+    guess = {"voxel_auc": 0.5, "within_pearson": 0.0, "across_pearson": 0.0}
     for task in board["tasks"]:
         measures = measured(board, task, "random numbers")
-        assert measures["average_precision"][0] < 0.2
-        assert measures["voxel_auc"][0] == pytest.approx(0.5, abs=0.02)
-        for name in {"within_pearson", "across_pearson"} & measures.keys():
-            assert abs(measures[name][0]) < 0.2
+        assert measures["average_precision"][0] < 0.1
+        for name in guess.keys() & measures.keys():
+            _, low, high = measures[name]
+            assert low < guess[name] < high
