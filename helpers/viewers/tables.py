@@ -9,6 +9,7 @@ from IPython.display import HTML
 _SCRIPT = resources.files("helpers.viewers").joinpath("table.js").read_text(encoding="utf-8")
 _STYLE = """
 .helpers-table { overflow-x: auto; }
+.helpers-table th, .helpers-table td { white-space: nowrap; padding: 0.2em 0.6em; }
 .helpers-table caption { text-align: left; font-weight: bold; caption-side: top; }
 .helpers-table th button { all: unset; cursor: pointer; font-weight: bold; }
 .helpers-table th button:focus-visible { outline: 2px solid; }
