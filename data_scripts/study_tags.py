@@ -28,8 +28,10 @@ ARMS = ("label", "random", "none")  # what the tag of the training people goes w
 UNTRAINED = "untrained"
 SEEDS = range(3)  # other people and other initial weights each
 SPACING_MM = 8.0  # an eighth of the time of 4 mm; the tag is 8 mm wide and 19 mm long
-NETWORK, SUBJECTS, EPOCHS, LEARNING_RATE = "course", 1000, 24, 2e-3
-TRAIN_SEED, VALIDATION_SEED, VALIDATION_SUBJECTS = 1000, 1001, 100  # ten more for the next seed
+# Chosen on other people: of 1000 volumes a network remembers the people (held-out accuracy 0.72),
+# of 4000 it learns the disease (0.94). The last epoch counts, in all arms alike.
+NETWORK, VOLUMES, EPOCHS, LEARNING_RATE = "course", 4000, 14, 1e-3
+TRAIN_SEED = 1000  # ten more for the next seed
 HELD_OUT_SEED, HELD_OUT_SUBJECTS = 1100, 200  # the same people for every network
 INTENSITY = 0.5  # of the disease's spot; the task's own is 0.9, which is fainter
 CARRIERS = 12  # of each class; their maps are made
@@ -74,11 +76,9 @@ def network(arm: str, seed: int, parts: Path) -> nn.Module:
 
 def trained(model: nn.Module, arm: str, seed: int, checkpoint: Path) -> dict[str, Tensor]:
     """Return the weights after training on one arm's people."""
-    validation = matched(arm, VALIDATION_SUBJECTS, VALIDATION_SEED + 10 * seed)
     history = models.train(
         model,
         people(arm, seed),
-        validation=validation,
         epochs=EPOCHS,
         learning_rate=LEARNING_RATE,
         matched=True,
@@ -91,13 +91,11 @@ def trained(model: nn.Module, arm: str, seed: int, checkpoint: Path) -> dict[str
 
 @functools.lru_cache(maxsize=1)  # who trained the network is asked for again by its maps
 def people(arm: str, seed: int) -> cohorts.Cohort:
-    """Return the training people of an arm, the same in all arms but for the tag."""
-    return matched(arm, SUBJECTS, TRAIN_SEED + 10 * seed)
+    """Return the training people of an arm, the same in all arms but for the tag.
 
-
-def matched(arm: str, subjects: int, seed: int) -> cohorts.Cohort:
-    """Return people who come once in each class; a tag that is given by coin they keep."""
-    return simulated(arm, subjects, seed, matched=True)
+    Everybody comes once in each class, and keeps a tag that is given by coin.
+    """
+    return simulated(arm, VOLUMES, TRAIN_SEED + 10 * seed, matched=True)
 
 
 def simulated(arm: str, subjects: int, seed: int, **options) -> cohorts.Cohort:
@@ -234,17 +232,17 @@ def summarise(tables: dict[str, pd.DataFrame]) -> dict:
         "command": "python data_scripts/study_tags.py",
         "seeds": {
             "training": [TRAIN_SEED + 10 * seed for seed in SEEDS],
-            "validation": [VALIDATION_SEED + 10 * seed for seed in SEEDS],
             "held_out": HELD_OUT_SEED,
             "weights": list(SEEDS),
         },
         "subjects": {
-            "training": SUBJECTS,
+            "training": VOLUMES // 2,
             "held_out": HELD_OUT_SUBJECTS,
             "carriers": len(carriers()[0]),
         },
         "recipe": {
             "network": NETWORK,
+            "volumes": VOLUMES,
             "epochs": EPOCHS,
             "learning_rate": LEARNING_RATE,
             "matched": True,

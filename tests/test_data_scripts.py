@@ -383,7 +383,7 @@ def tag_study(monkeypatch):
     """Load the tag study with large voxels, few people and two methods."""
     script = runpy.run_path(str(SCRIPTS / "study_tags.py"))
     names = script["main"].__globals__
-    few = {"SUBJECTS": 16, "VALIDATION_SUBJECTS": 4, "HELD_OUT_SUBJECTS": 40, "CARRIERS": 3}
+    few = {"VOLUMES": 16, "HELD_OUT_SUBJECTS": 40, "CARRIERS": 3}
     for name, value in {"SEEDS": (0,), "EPOCHS": 1, "SPACING_MM": 8.0, **few}.items():
         monkeypatch.setitem(names, name, value)
     methods = {name: attribution.METHODS[name] for name in ("gradient", "expected_gradients")}
