@@ -2,6 +2,7 @@
 
     python data_scripts/benchmark.py                                  # all that ship
     python data_scripts/benchmark.py --method my_file.py:my_map       # yours
+    python data_scripts/benchmark.py --tasks mixed_real --ds002748 FOLDER --ixi FOLDER
 
 A method is a function ``(model, volumes, target) -> maps``. It gets a network in evaluation mode,
 volumes of shape (subject, 1, x, y, z) and the class of each subject, and returns one map a subject,
@@ -25,7 +26,16 @@ from copy import deepcopy
 from pathlib import Path
 
 import pandas as pd
-from entrants import Method, entrants
+from entrants import Heads, Method, entrants
+from heads import (
+    CHOICE_PEOPLE,
+    CHOICE_SEED,
+    REAL,
+    SCORED_PEOPLE,
+    SCORED_SEED,
+    RealHeads,
+    SimulatedHeads,
+)
 from torch import Tensor, nn
 
 from helpers import cohorts, evaluation, keyed, models, results
@@ -39,10 +49,8 @@ NETWORKS = {  # task: seeds of the networks that ship
     "alcohol": (0, 1, 2),
     "mixed": (0, 1, 2),
     "sex": (0, 1, 2),
+    "mixed_real": (0, 1, 2),
 }
-# Seeds that no training, validation or card has used. The widths are chosen on the second.
-SCORED_SEED, CHOICE_SEED = 520, 521
-SCORED_PEOPLE, CHOICE_PEOPLE = 24, 8
 UNTRAINED_SEED, PERMUTATIONS = 7, 20
 
 
@@ -52,14 +60,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", metavar="FILE:FUNCTION", help="default: all that ship")
-    parser.add_argument("--tasks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--tasks", nargs="+", choices=NETWORKS, help="default: all, in real heads if they are here"
+    )
+    parser.add_argument("--ds002748", type=Path, help="real heads to plant into, from OpenNeuro")
+    parser.add_argument("--ixi", type=Path, help="real heads learned from; downloaded if left out")
     parser.add_argument("--parts", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--folder", type=Path, default=results.FOLDER, help="of leaderboard.json")
     arguments = parser.parse_args()
     yours = None if arguments.method is None else load_method(arguments.method)
-    for name in arguments.tasks:
-        task = Task(name, arguments.parts)
-        ours = entrants(name) if yours is None else {yours.__name__: ("yours", yours)}
+    real = None if arguments.ds002748 is None else RealHeads(arguments.ixi, arguments.ds002748)
+    for name in arguments.tasks or [n for n in NETWORKS if real or not n.endswith(REAL)]:
+        heads = real if name.endswith(REAL) else SimulatedHeads()
+        if heads is None:
+            raise SystemExit(f"{name} plants into real heads; say where they are with --ds002748")
+        task = Task(name, heads, arguments.parts)
+        ours = entrants(name, heads) if yours is None else {yours.__name__: ("yours", yours)}
         for method, (kind, function) in ours.items():
             print(name, method, flush=True)
             started = time.perf_counter()
@@ -94,12 +110,13 @@ class Task:
     Parameters
     ----------
     name : str
-        See `helpers.cohorts.simulate`.
+        See `helpers.cohorts.simulate`; with ``_real`` behind it in real heads.
+    heads : SimulatedHeads or RealHeads
     parts : path
         Folder of what has been computed.
     """
 
-    def __init__(self, name: str, parts: Path):
+    def __init__(self, name: str, heads: Heads, parts: Path):
         self.name, self.parts = name, parts
         self.networks = {seed: models.pretrained(name, seed=seed) for seed in NETWORKS[name]}
         self.card = next(iter(self.networks.values())).card
@@ -109,8 +126,7 @@ class Task:
             tuple(self.card["shape"]),
             seed=UNTRAINED_SEED,
         ).eval()
-        self.scored = carriers(name, SCORED_PEOPLE, SCORED_SEED)
-        self.choice = carriers(name, CHOICE_PEOPLE, CHOICE_SEED)
+        self.scored, self.choice = heads.scored(name), heads.choice(name)
 
     @functools.cached_property
     def facts(self) -> dict:
@@ -198,13 +214,6 @@ class Task:
         if "problem" in part:
             raise Refused(part["problem"])
         return part
-
-
-def carriers(task: str, count: int, seed: int) -> Cohort:
-    """Return simulated people who carry an effect."""
-    cohort = cohorts.simulate(task, 2 * count, seed)
-    found = [i for i in range(len(cohort)) if cohorts.planted_parts(cohort, i)]
-    return cohort[found[:count]]
 
 
 def reliance(networks: Mapping, cohort: Cohort, permutations: int | None) -> dict:

@@ -4,23 +4,24 @@ import functools
 from collections.abc import Callable
 
 import torch
+from heads import RealHeads, SimulatedHeads
 from torch import Tensor, nn
 
-from helpers import attribution, cohorts, evaluation, models, warping
+from helpers import attribution, evaluation, warping
 from helpers.cohorts import Cohort
 
-HEALTHY_SEED, COMPARED_SEED = 522, 523  # used by no training, validation or card
-TRAINING_PEOPLE = 1000  # at most, whose labels the label-aware maps have seen
 SIMULATED = ("atrophy", "alcohol")
+BLIND = ("random numbers", "brightness", "edges of the scan", "distance from healthy mean")
 LABEL_AWARE = ("difference of means", "t-map", "SVM weights", "SVM pattern (Haufe)")
 
+Heads = SimulatedHeads | RealHeads
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, volumes, target) -> maps
 
 
-def entrants(task: str) -> dict[str, tuple[str, Method]]:
+def entrants(task: str, heads: Heads) -> dict[str, tuple[str, Method]]:
     """Return everything that ships: attribution, simulators, and maps that see no network."""
     found = {name: ("attribution", method) for name, method in attribution.METHODS.items()}
-    compared = compared_with(task)
+    compared = compared_with(task, heads)
     found["expected_gradients"] = (
         "attribution",
         functools.partial(
@@ -29,18 +30,18 @@ def entrants(task: str) -> dict[str, tuple[str, Method]]:
     )
     if task in SIMULATED:
         found["simulator"] = ("simulator", simulated)
-    found |= {name: ("blind", functools.partial(blind, name)) for name in blind_maps()}
+    found |= {name: ("blind", functools.partial(blind, task, heads, name)) for name in BLIND}
     found |= {
-        name: ("label-aware", functools.partial(label_aware, task, name)) for name in LABEL_AWARE
+        name: ("label-aware", functools.partial(label_aware, task, heads, name))
+        for name in LABEL_AWARE
     }
     return found
 
 
 @functools.lru_cache(maxsize=1)
-def compared_with(task: str) -> Tensor:
-    """Return the baselines of expected gradients: people without an effect, or of both classes."""
-    people = cohorts.simulate(task, 40, COMPARED_SEED)
-    return people[people.labels == 0 if task != "sex" else slice(None)].volumes
+def compared_with(task: str, heads: Heads) -> Tensor:
+    """Return the baselines of expected gradients, made once."""
+    return heads.compared(task)
 
 
 def simulated(model: nn.Module, volumes: Tensor, target: Tensor) -> Tensor:
@@ -51,38 +52,38 @@ def simulated(model: nn.Module, volumes: Tensor, target: Tensor) -> Tensor:
         return simulator(volumes, "remove").log_expansion
 
 
-def blind(name: str, model: nn.Module, volumes: Tensor, target: Tensor) -> Tensor:
+def blind(
+    task: str, heads: Heads, name: str, model: nn.Module, volumes: Tensor, target: Tensor
+) -> Tensor:
     """Return a map that sees the scan alone."""
-    return blind_maps()[name](volumes)
+    return blind_maps(task, heads)[name](volumes)
 
 
-@functools.cache
-def blind_maps() -> dict[str, evaluation.Rival]:
+@functools.lru_cache(maxsize=1)
+def blind_maps(task: str, heads: Heads) -> dict[str, evaluation.Rival]:
     """Return the maps that see the scan alone, made once."""
-    people = cohorts.simulate("lesion", 200, HEALTHY_SEED)
-    return evaluation.blind_rivals(people[people.labels == 0].volumes)
+    return evaluation.blind_rivals(heads.healthy(task))
 
 
-def label_aware(task: str, name: str, model: nn.Module, volumes: Tensor, target: Tensor) -> Tensor:
-    """Return one map a class, made from the training people's scans and labels."""
+def label_aware(
+    task: str, heads: Heads, name: str, model: nn.Module, volumes: Tensor, target: Tensor
+) -> Tensor:
+    """Return one map a class, made from the scans and labels of those who are learned from."""
     maps = torch.zeros_like(volumes)
     for label in target.unique().tolist():
         asked = target == label
-        maps[asked] = label_aware_maps(task, label)[name](volumes[asked])
+        maps[asked] = label_aware_maps(task, heads, label)[name](volumes[asked])
     return maps
 
 
 @functools.lru_cache(maxsize=4)
-def label_aware_maps(task: str, target: int) -> dict[str, evaluation.Rival]:
+def label_aware_maps(task: str, heads: Heads, target: int) -> dict[str, evaluation.Rival]:
     """Return the maps that know the labels of those whom the first network has learned from."""
-    people = training_people(task)
+    people = learners(task, heads)
     return evaluation.label_aware_rivals(people.volumes, people.labels, target)
 
 
 @functools.lru_cache(maxsize=1)
-def training_people(task: str) -> Cohort:
-    """Return people whom the first network of a task has learned from."""
-    training = dict(models.pretrained(task).card["training"])
-    subjects, seed = training.pop("subjects"), training.pop("seed")
-    options = {name: training[name] for name in ("alone", "matched") if name in training}
-    return cohorts.simulate(task, min(subjects, TRAINING_PEOPLE), seed, **options)
+def learners(task: str, heads: Heads) -> Cohort:
+    """Return people whom the first network of a task has learned from, made once."""
+    return heads.learners(task)

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,7 +59,9 @@ def test_simulated_cohort_on_disk_is_the_one_in_memory(tmp_path):
 
 
 def test_the_entrants_simulate_their_people_once(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
     script = runpy.run_path(str(SCRIPTS / "entrants.py"))
+    heads = script["SimulatedHeads"]()
     small, seeds = grids.mni(8.0), []
     simulate = cohorts.simulate
 
@@ -71,7 +74,7 @@ def test_the_entrants_simulate_their_people_once(monkeypatch):
     for seed in (0, 1):  # two networks that were trained alike
         network = models.build("course", 5, cohort.grid.shape, seed=seed).eval()
         for name in ("expected_gradients", "distance from healthy mean"):
-            _, method = script["entrants"]("lesion")[name]
+            _, method = script["entrants"]("lesion", heads)[name]
             method(network, cohort.volumes, cohort.labels)
     assert sorted(seeds) == [("lesion", 522), ("lesion", 523)]
 
@@ -129,25 +132,26 @@ def board(tmp_path, shared_parts, monkeypatch):
     simulate, reliance, asked = cohorts.simulate, evaluation.reliance, []
     monkeypatch.setattr(models, "pretrained", lambda task, seed: networks[seed])
     monkeypatch.setattr(
-        cohorts, "simulate", lambda *args, **kw: simulate(*args, grid=grids.mni(8.0), **kw)
+        cohorts, "simulate", lambda *args, **kw: simulate(*args, **{"grid": grids.mni(8.0), **kw})
     )
     monkeypatch.setattr(
         evaluation, "reliance", lambda *args, **kw: asked.append(1) or reliance(*args, **kw)
     )
-    constants = {"NETWORKS": {"atrophy": (0, 1)}, "SCORED_PEOPLE": 4, "CHOICE_PEOPLE": 2}
-    for name, value in constants.items():
-        monkeypatch.setitem(names, name, value)
+    monkeypatch.setitem(names, "NETWORKS", {"atrophy": (0, 1), "atrophy_real": (0, 1)})
+    for people, count in {"SCORED_PEOPLE": 4, "CHOICE_PEOPLE": 2}.items():
+        monkeypatch.setitem(names, people, count)
+        monkeypatch.setattr(sys.modules["heads"], people, count)
     (tmp_path / "toy.py").write_text(TOY)
 
-    def run(function, parts=shared_parts):
-        options = [f"--parts={parts}", f"--folder={tmp_path}"]
+    def run(function, *more, parts=shared_parts):
+        options = [*more, f"--parts={parts}", f"--folder={tmp_path}"]
         options.append(f"--method={tmp_path / 'toy.py'}:{function}")
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
         script["main"]()
         rows = pd.DataFrame(results_of(tmp_path)["rows"])
         return rows.reindex(columns=rows.columns.union(["form"])).set_index(["method", "form"])
 
-    run.networks, run.asked, run.folder = networks, asked, tmp_path
+    run.networks, run.asked, run.folder, run.names = networks, asked, tmp_path, names
     return run
 
 
@@ -170,16 +174,67 @@ def test_anybodys_method_gets_a_row(board):
     assert 0 <= facts["networks"]["0"]["misclassified"] <= 4
 
 
+@pytest.fixture
+def real_heads(monkeypatch):
+    """Stand-ins for the scans of two sites, on a small grid."""
+
+    def scans(name, count, seed):
+        people = cohorts.simulate("sex", count, seed=seed, grid=grids.mni(8.0))
+        table = people.participants.assign(participant_id=[f"{name}-{i}" for i in range(count)])
+        return replace(people, truth=None, parameters=None, participants=table)
+
+    sites = {"ixi": scans("ixi", 20, 1), "ds002748": scans("ds", 5, 2)}
+    monkeypatch.setattr(cohorts, "ixi", lambda folder: sites[folder.name])
+    monkeypatch.setattr(cohorts, "from_bids", lambda folder: sites[folder.name])
+    monkeypatch.syspath_prepend(SCRIPTS)
+    heads = runpy.run_path(str(SCRIPTS / "heads.py"))["RealHeads"]
+    return heads(Path("ixi"), Path("ds002748")), sites
+
+
+def test_in_real_heads_nobody_is_scored_or_chosen_on_who_was_learned_from(real_heads, monkeypatch):
+    heads, sites = real_heads
+    card = {"training": {"plantings": 3, "seed": 40, "alone": 0.5}}
+    monkeypatch.setattr(models, "pretrained", lambda task: SimpleNamespace(card=card))
+    scored, choice = heads.scored("mixed_real"), heads.choice("mixed_real")
+    learners = heads.learners("mixed_real")
+    of = {
+        "scored": set(scored.participants["participant_id"]),
+        "choice": set(choice.participants["participant_id"]),
+        "learned": set(learners.participants["participant_id"]),
+    }
+    # Everybody of the other site, though a planting makes patients of half of them.
+    assert of["scored"] == set(sites["ds002748"].participants["participant_id"])
+    assert len(scored) == len(of["scored"])
+    for cohort in (scored, choice):
+        assert all(cohorts.planted_parts(cohort, i) for i in range(len(cohort)))
+    assert len(of["choice"]) >= 1
+    assert len(of["learned"]) == 16
+    assert len(learners) == 3 * 16
+    assert not of["learned"] & (of["choice"] | of["scored"])
+    alone = [len(cohorts.planted_parts(learners, i)) == 1 for i in range(len(learners))]
+    assert sum(alone) > len(learners) / 8
+    assert all(any(torch.equal(v, w) for w in sites["ixi"].volumes) for v in heads.healthy(""))
+
+
+def test_the_benchmark_plants_into_real_heads_if_it_is_told_where_they_are(board, real_heads):
+    with pytest.raises(SystemExit, match="with --ds002748"):
+        board("slope", "--tasks=atrophy_real")
+    rows = board("slope", "--ixi=ixi", "--ds002748=ds002748")
+    assert sorted(rows["task"].unique()) == ["atrophy", "atrophy_real"]
+    assert "measures" in rows
+    assert set(board("slope")["task"]) == {"atrophy", "atrophy_real"}  # they stay on the board
+
+
 def test_the_benchmark_resumes_and_notices_another_method(board, tmp_path):
-    first = board("slope", tmp_path / "parts")
+    first = board("slope", parts=tmp_path / "parts")
     assert len(board.asked) == 2  # the people scored and those of the choice
-    again = board("slope", tmp_path / "parts")
+    again = board("slope", parts=tmp_path / "parts")
     assert len(board.asked) == 2
     assert again["measures"].tolist() == first["measures"].tolist()
     toy = board.folder / "toy.py"
     toy.write_text(toy.read_text().replace("target)\n\ndef too", "target) * volumes\n\ndef too"))
     with pytest.warns(UserWarning, match="computed anew"):
-        other = board("slope", tmp_path / "parts")
+        other = board("slope", parts=tmp_path / "parts")
     assert len(other) == 2
     assert other["measures"].iloc[0] != first["measures"].iloc[0]
 
@@ -212,7 +267,7 @@ def test_rows_of_other_networks_are_not_mixed(board):
     with torch.no_grad():
         board.networks[0].classifier.weight.mul_(2)
     with pytest.raises(SystemExit, match="made with other networks or people"):
-        board("slope", board.folder / "parts")
+        board("slope", parts=board.folder / "parts")
 
 
 def test_widths_are_chosen_on_networks_of_other_seeds(monkeypatch):

@@ -49,7 +49,7 @@ def test_every_entrant_has_both_forms_on_every_task_and_none_failed(program, boa
     assert found == sorted(
         (task, method, form)
         for task in board["tasks"]
-        for method in program["entrants"](task)
+        for method in program["entrants"](task, program["SimulatedHeads"]())
         for form in two_truths.FORMS
     )
 
