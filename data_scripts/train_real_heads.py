@@ -22,7 +22,7 @@ from helpers import cohorts, evaluation, models
 from helpers.models.shipped import file_name
 
 TASK = "mixed"
-PLANTINGS, EPOCHS, LEARNING_RATE = 20, 6, 1e-3
+PLANTINGS, EPOCHS, LEARNING_RATE = 12, 6, 5e-4
 ALONE = 0.3  # patients with one structure alone, as for the network that it starts from
 TRAIN_SEED, HELD_OUT_SEED, HELD_OUT_PLANTINGS = 1500, 1400, 4  # 100 more for the next network
 
