@@ -90,7 +90,7 @@ def train_network(seed: int, scans: cohorts.Cohort, tests: dict, arguments) -> N
         },
         "held_out": held_out,
         "shares": shares(model, tests["ds002748"]),
-        "command": f"python data_scripts/train_real_heads.py --seeds {seed}",
+        "command": f"python data_scripts/train_real_heads.py --ds002748 FOLDER --seeds {seed}",
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "nilearn", "monai")},
