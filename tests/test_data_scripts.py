@@ -225,6 +225,50 @@ def test_the_benchmark_plants_into_real_heads_if_it_is_told_where_they_are(board
     assert set(board("slope")["task"]) == {"atrophy", "atrophy_real"}  # they stay on the board
 
 
+def test_networks_in_real_heads_are_scored_on_people_whom_they_have_not_seen(
+    real_heads, tmp_path, monkeypatch
+):
+    _, sites = real_heads
+    script = runpy.run_path(str(SCRIPTS / "train_real_heads.py"))
+    names, trained_on, scored_on = script["main"].__globals__, [], []
+    for name, value in {"PLANTINGS": 2, "HELD_OUT_PLANTINGS": 2, "EPOCHS": 1}.items():
+        monkeypatch.setitem(names, name, value)
+    monkeypatch.setitem(names, "shares", lambda model, people: {})
+    network = models.build("course", 2, grids.mni(8.0).shape).eval()
+    network.card = {
+        "network": "course",
+        "classes": ["control", "patient"],
+        "shape": list(grids.mni(8.0).shape),
+        "spacing_mm": 8.0,
+    }
+    monkeypatch.setattr(models, "pretrained", lambda task, seed: network)
+    train, scored = models.train, script["scored"]
+
+    def watched(model, cohort, **options):
+        trained_on.append(cohort)
+        return train(model, cohort, **options)
+
+    monkeypatch.setattr(models, "train", watched)
+    monkeypatch.setitem(
+        names, "scored", lambda model, people: scored_on.append(people) or scored(model, people)
+    )
+    folders = ["--ixi=ixi", "--ds002748=ds002748", f"--folder={tmp_path}"]
+    options = [*folders, f"--checkpoints={tmp_path}", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["train_real_heads.py", *options])
+    script["main"]()
+    (cohort,) = trained_on
+    learned = set(cohort.participants["participant_id"])
+    assert (len(learned), len(cohort)) == (16, 2 * 16)
+    for people in scored_on:
+        assert not learned & set(people.participants["participant_id"])
+    card = json.loads((tmp_path / "mixed_real-1.json").read_text())
+    assert card["training"]["starts_from"] == "mixed-1"
+    assert card["held_out"]["IXI"]["people"] == 4
+    of_site = card["held_out"]["ds002748"]
+    assert of_site["people"] == len(sites["ds002748"])
+    assert 0 <= of_site["accuracy_low"] <= of_site["accuracy"] <= of_site["accuracy_high"] <= 1
+
+
 def test_the_benchmark_resumes_and_notices_another_method(board, tmp_path):
     first = board("slope", parts=tmp_path / "parts")
     assert len(board.asked) == 2  # the people scored and those of the choice
