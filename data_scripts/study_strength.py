@@ -1,9 +1,9 @@
 """When do maps start to tell the truth? Networks that had much, little or next to nothing to learn.
 
-The effect of the task ``atrophy`` is made weaker and the training cohort smaller, down to nobody:
-an untrained network. Of each network: does it tell new patients from controls, what does it use,
-and do the maps of four methods know it? Every network is scored, also one at chance. Beside the
-four stands a map with the same value in every voxel, which knows nothing.
+The effect of the task ``mixed`` is made weaker and the training cohort smaller, down to nobody: an
+untrained network. Of each network: does it tell new patients from controls, what does it use, and
+do the maps of four methods know it? Every network is scored, also one at chance. Beside the four
+stands a map that sees the scan alone.
 
     python data_scripts/study_strength.py
 
@@ -24,12 +24,12 @@ from torch import nn
 from helpers import attribution, cohorts, evaluation, grids, models, results
 
 # At 8 mm a volume takes an eighth of the time, so everybody is seen more often.
-TASK, NETWORK, GRID = "atrophy", "course_with_places", grids.mni(8.0)
+TASK, NETWORK, GRID = "mixed", "course_with_places", grids.mni(8.0)
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)
 PEOPLE = (0, 50, 200, 1000)  # to learn from; nobody leaves a network untrained
 SEEDS = (0, 1, 2)  # of the people to learn from, of the first weights, of the order
-METHODS = ("gradient", "integrated_gradients", "lrp", "grad_cam")
-BLIND = "(every voxel alike)"
+METHODS = ("gradient", "lrp", "occlusion", "expected_gradients")
+BLIND = "edges of the scan"
 # No training, validation or card has used these seeds; those of two networks are 10 apart.
 TRAIN_SEED, HELD_OUT_SEED, EXPLAINED_SEED = 1300, 1301, 1302
 HELD_OUT_PEOPLE, EXPLAINED_PATIENTS = 200, 24
@@ -105,12 +105,12 @@ def learners(severity: float, seed: int) -> cohorts.Cohort:
 
 
 @functools.lru_cache(maxsize=1)
-def patients(severity: float) -> cohorts.Cohort:
-    """Return who is explained: the same heads, whatever the severity."""
+def explained(severity: float) -> tuple[cohorts.Cohort, cohorts.Cohort]:
+    """Return who is explained, and controls to compare with: the same heads at any severity."""
     people = cohorts.simulate(
         TASK, 2 * EXPLAINED_PATIENTS, EXPLAINED_SEED, grid=GRID, severity=severity
     )
-    return people[people.labels == 1]
+    return people[people.labels == 1], people[people.labels == 0]
 
 
 def judge(networks: dict[str, nn.Module], severity: float) -> dict[str, pd.DataFrame]:
@@ -128,38 +128,47 @@ def judge(networks: dict[str, nn.Module], severity: float) -> dict[str, pd.DataF
     return {
         "networks": pd.concat(scores)[["network", "balanced_accuracy", "auc"]],
         "answers": pd.concat(answers),
-        "parts": evaluation.reliance(networks, patients(severity)),
+        "parts": evaluation.reliance(networks, explained(severity)[0]),
     }
 
 
 def explain(network: nn.Module, severity: float) -> dict[str, pd.DataFrame]:
     """Return how much of each map lies in each planted part, and whether it finds the place."""
-    people, network = patients(severity), models.centred(network, 2)
+    people, network = explained(severity)[0], models.centred(network, 2)
     brain = people.volumes != 0
     mass, place = [], []
     for name in (*METHODS, BLIND):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # maps that are zero score as a guess
-            if name == BLIND:
-                maps = torch.ones_like(people.volumes)
-            else:
-                maps = attribution.METHODS[name](network, people.volumes, people.labels)
-            found = evaluation.localization(maps, people.truth.mask & brain, within=brain)
+            maps = mapped(name, network, people, severity)
+            found = evaluation.localization(maps.abs(), people.truth.mask & brain, within=brain)
         mass.append(evaluation.part_mass(maps, people).assign(method=name))
         found["participant_id"] = people.participants["participant_id"]
         place.append(found[["participant_id", "average_precision"]].assign(method=name))
     return {"mass": pd.concat(mass), "place": pd.concat(place)}
 
 
+def mapped(name: str, network: nn.Module, people: cohorts.Cohort, severity: float) -> torch.Tensor:
+    """Return the maps of a method with its own defaults, or those that see the scan alone."""
+    if name == BLIND:
+        return evaluation.blind_rivals(people.volumes)[name](people.volumes)
+    options = {}
+    if name == "expected_gradients":
+        options["baselines"] = explained(severity)[1].volumes
+    return attribution.METHODS[name](network, people.volumes, people.labels, **options)
+
+
 def rate(maps: dict[str, pd.DataFrame], worth: pd.DataFrame) -> pd.DataFrame:
     """Return one row a method and person: does the map know what the network uses, and where?"""
-    known = [
-        evaluation.within_person(mass, worth).assign(method=name)
-        for name, mass in maps["mass"].groupby("method", sort=False)
-    ]
-    table = pd.concat(known).rename(columns={"pearson": "reliance"})
-    table = table[["method", "participant_id", "reliance"]]
-    return table.merge(maps["place"], on=["method", "participant_id"])
+    rows = []
+    for name, of_method in maps["mass"].groupby("method", sort=False):
+        size, sign = (
+            evaluation.within_person(of_method, worth, column=column).set_index("participant_id")
+            for column in ("absolute", "signed")
+        )
+        known = pd.DataFrame({"reliance": size["pearson"], "reliance_signed": sign["pearson"]})
+        rows.append(known.assign(method=name).reset_index())
+    return pd.concat(rows).merge(maps["place"], on=["method", "participant_id"])
 
 
 def summarise(
@@ -196,7 +205,9 @@ def summarise(
         "accuracy": means(answers, cell, ["balanced_accuracy"]),
         "margins": means(moved, cell, ["margin_moved"]),
         "parts": means(parts, [*cell, "part"], ["value"]),
-        "maps": means(maps, [*cell, "method"], ["reliance", "average_precision"]),
+        "maps": means(
+            maps, [*cell, "method"], ["reliance", "reliance_signed", "average_precision"]
+        ),
         "networks": networks.drop(columns="network").round(4).to_dict("records"),
     }
 

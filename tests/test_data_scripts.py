@@ -348,7 +348,7 @@ def strength_study(monkeypatch):
         "SEVERITIES": (0.5,),
         "PEOPLE": (0, 4, 8),
         "SEEDS": (0, 1),
-        "METHODS": ("gradient",),
+        "METHODS": ("gradient", "expected_gradients"),
         "HELD_OUT_PEOPLE": 4,
         "EXPLAINED_PATIENTS": 2,
         "VOLUMES": 16,
@@ -384,7 +384,7 @@ def test_the_study_of_strength_goes_on_where_it_stopped(strength_study, tmp_path
     assert (done.count("train"), done.count("judge"), done.count("explain")) == (4, 1, 6)
     done.clear()
     strength_study["learners"].cache_clear()
-    strength_study["patients"].cache_clear()
+    strength_study["explained"].cache_clear()
     strength_study["main"]()
     assert done == []
     assert written[0] == written[1]
@@ -393,7 +393,8 @@ def test_the_study_of_strength_goes_on_where_it_stopped(strength_study, tmp_path
     assert {(row["severity"], row["people"]) for row in result["accuracy"]} == {
         (0.5, people) for people in (0, 4, 8)
     }
-    assert {row["method"] for row in result["maps"]} == {"gradient", "(every voxel alike)"}
+    methods = {"gradient", "expected_gradients", "edges of the scan"}
+    assert {row["method"] for row in result["maps"]} == methods
     assert len(result["networks"]) == 6
     assert all(row["mean"] > 0 for row in result["margins"]), result["margins"]
     json.dumps(result)
@@ -422,10 +423,12 @@ def test_a_smaller_study_is_the_beginning_of_a_larger_one(strength_study, monkey
 
 
 def test_the_same_heads_are_explained_at_every_strength(strength_study):
-    faint, strong = (strength_study["patients"](severity) for severity in (0.5, 1.0))
-    assert faint.labels.tolist() == [1, 1]
+    (faint, healthy), (strong, _) = (strength_study["explained"](s) for s in (0.5, 1.0))
+    assert (faint.labels.tolist(), healthy.labels.tolist()) == ([1, 1], [0, 0])
     assert (faint.participants["head_size"] == strong.participants["head_size"]).all()
-    assert (2 * faint.participants["strength"]).tolist() == strong.participants["strength"].tolist()
+    half, whole = (c.participants.filter(like="strength") for c in (faint, strong))
+    assert 2 * half.to_numpy() == pytest.approx(whole.to_numpy())
+    assert whole.to_numpy().max() > 0
 
 
 class ReadsOnePlace(torch.nn.Module):
