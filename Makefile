@@ -21,7 +21,7 @@ help:
 	@echo 'make book     install what is missing, run every chapter on the CPU, build the website'
 	@echo 'make serve    open the built website on this machine (PORT=8000)'
 	@echo 'make test     the whole test suite, the built website in a browser included'
-	@echo 'make bench    the benchmarks; run nothing else meanwhile'
+	@echo 'make bench    the speed benchmarks; run nothing else meanwhile'
 	@echo 'make lock     renew the pinned versions in constraints.txt from pyproject.toml'
 	@echo 'make address  write the address of your fork into every place that names it'
 	@echo 'make clean    remove the built website'

@@ -80,11 +80,21 @@ def test_the_entrants_simulate_their_people_once(monkeypatch):
 
 
 TOY = """
+import functools
+import os
 import torch
+from beside_the_toy import smooth
 from helpers import attribution
 
 def slope(model, volumes, target):
     return attribution.gradient(model, volumes, target)
+
+half = functools.partial(smooth, width=0.5)
+
+def needs_memory(model, volumes, target):
+    if "OUT_OF_MEMORY" in os.environ:
+        raise MemoryError("no room")
+    return volumes
 
 def too_few(model, volumes, target):
     return volumes[:1]
@@ -105,6 +115,12 @@ def spoils_the_scans(model, volumes, target):
 
 def fails(model, volumes, target):
     raise RuntimeError("out of ideas")
+"""
+
+
+BESIDE = """
+def smooth(model, volumes, target, width):
+    return volumes * width
 """
 
 
@@ -138,16 +154,25 @@ def board(tmp_path, shared_parts, monkeypatch):
         evaluation, "reliance", lambda *args, **kw: asked.append(1) or reliance(*args, **kw)
     )
     monkeypatch.setitem(names, "NETWORKS", {"atrophy": (0, 1), "atrophy_real": (0, 1)})
+    monkeypatch.setitem(names, "SHIPPED", tmp_path / "shipped" / "leaderboard.json")
     for people, count in {"SCORED_PEOPLE": 4, "CHOICE_PEOPLE": 2}.items():
         monkeypatch.setitem(names, people, count)
         monkeypatch.setattr(sys.modules["heads"], people, count)
     (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "beside_the_toy.py").write_text(BESIDE)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the program adds the toy's folder
 
     def run(function, *more, parts=shared_parts):
         options = [*more, f"--parts={parts}", f"--folder={tmp_path}"]
         options.append(f"--method={tmp_path / 'toy.py'}:{function}")
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
-        script["main"]()
+        run.status = 0
+        try:
+            script["main"]()
+        except SystemExit as stop:
+            if stop.code != 1:  # 1: it went through, and something had a problem
+                raise
+            run.status = 1
         rows = pd.DataFrame(results_of(tmp_path)["rows"])
         return rows.reindex(columns=rows.columns.union(["form"])).set_index(["method", "form"])
 
@@ -276,7 +301,7 @@ def test_the_benchmark_resumes_and_notices_another_method(board, tmp_path):
     assert len(board.asked) == 2
     assert again["measures"].tolist() == first["measures"].tolist()
     toy = board.folder / "toy.py"
-    toy.write_text(toy.read_text().replace("target)\n\ndef too", "target) * volumes\n\ndef too"))
+    toy.write_text(toy.read_text().replace("target)\n\nhalf", "target) * volumes\n\nhalf"))
     with pytest.warns(UserWarning, match="computed anew"):
         other = board("slope", parts=tmp_path / "parts")
     assert len(other) == 2
@@ -293,10 +318,38 @@ def test_the_benchmark_resumes_and_notices_another_method(board, tmp_path):
         ("fails", "RuntimeError: out of ideas"),
     ],
 )
-def test_a_method_with_a_problem_is_named_and_others_go_on(board, function, problem):
+def test_a_method_with_a_problem_is_named_and_others_go_on(board, capsys, function, problem):
     rows = board(function)
     assert re.search(problem, rows["problem"].iloc[0])
+    assert re.search(f"atrophy {function}: .*{problem}", capsys.readouterr().out)
+    assert board.status == 1
+    assert not board.asked  # two people are enough to notice: nothing long was computed
     assert len(board("slope").dropna(subset=["measures"])) == 2
+    assert board.status == 0
+
+
+def test_a_problem_is_not_remembered(board):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUT_OF_MEMORY", "1")
+        assert "MemoryError" in board("needs_memory")["problem"].iloc[0]
+    assert "problem" not in board("needs_memory")
+
+
+def test_a_method_of_the_course_is_not_overwritten(board):
+    toy = board.folder / "toy.py"
+    toy.write_text(toy.read_text().replace("def slope", "def gradient"))
+    with pytest.raises(SystemExit, match="gradient is a method of the course"):
+        board("gradient")
+
+
+def test_a_new_board_begins_with_the_rows_that_ship(board):
+    board("slope")
+    shipped = board.names["SHIPPED"]
+    shipped.parent.mkdir()
+    (board.folder / "leaderboard.json").rename(shipped)
+    rows = board("half")
+    assert set(rows.index.get_level_values("method")) == {"slope", "half"}
+    assert "half" not in shipped.read_text()
 
 
 def test_a_method_cannot_spoil_the_scans_of_others(board):
@@ -332,9 +385,12 @@ def test_widths_are_chosen_on_networks_of_other_seeds(monkeypatch):
 def test_a_method_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     load = runpy.run_path(str(SCRIPTS / "benchmark.py"))["load_method"]
-    with pytest.raises(SystemExit, match=r"no file 'nowhere.py'"):
-        load("nowhere.py:slope")
+    for wrong in ("nowhere.py:slope", "toy.py"):
+        with pytest.raises(SystemExit, match=f"expected a file and a function, .* got '{wrong}'"):
+            load(wrong)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "beside_the_toy.py").write_text(BESIDE)
     with pytest.raises(SystemExit, match="has no function 'other'"):
         load(f"{tmp_path / 'toy.py'}:other")
 
