@@ -52,7 +52,6 @@ NETWORKS = {  # task: seeds of the networks that ship
     "alcohol": (0, 1, 2),
     "mixed": (0, 1, 2),
     "sex": (0, 1, 2),
-    "mixed_real": (0, 1, 2),
 }
 UNTRAINED_SEED, PERMUTATIONS = 7, 20
 SHIPPED = results.FOLDER / "leaderboard.json"

@@ -61,7 +61,6 @@ def test_random_numbers_know_neither_truth(board):
     guess = {"voxel_auc": 0.5, "within_pearson": 0.0, "across_pearson": 0.0}
     for task in board["tasks"]:
         measures = measured(board, task, "random numbers")
-        assert measures["average_precision"][0] < 0.1
         for name in guess.keys() & measures.keys():
             _, low, high = measures[name]
             assert low < guess[name] < high
