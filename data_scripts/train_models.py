@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import cohorts, evaluation, models
+from helpers import cohorts, evaluation, models, runtime
 
 RECIPES = {
     "lesion": {
@@ -144,13 +144,20 @@ def train_network(task: str, seed: int, people: int, tests: dict, arguments) -> 
         "held_out": held_out,
         **({"shares": shares(model, tests[task])} if recipe.get("own_people") else {}),
         "command": f"python data_scripts/train_models.py {task} --seeds {seed}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "nilearn", "monai")},
-        },
+        "versions": versions(),
     }
-    card["versions"]["threads"] = torch.get_num_threads()
     models.save_pretrained(model, task, card, seed=seed, folder=arguments.folder)
+
+
+def versions() -> dict[str, str | int]:
+    """Return what the weights were made with."""
+    device = runtime.device()
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "nilearn", "monai")},
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
 
 
 def shares(model, people: cohorts.Cohort) -> dict[str, float]:

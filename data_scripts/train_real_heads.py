@@ -9,20 +9,18 @@ plantings into the same people.
 """
 
 import argparse
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from heads import REAL, RealHeads, planted
 from torch import Tensor
-from train_models import shares
+from train_models import shares, versions
 
 from helpers import cohorts, evaluation, models
 from helpers.models.shipped import file_name
 
 TASK = "mixed"
-PLANTINGS, EPOCHS, LEARNING_RATE = 12, 6, 5e-4
+PLANTINGS, EPOCHS, LEARNING_RATE = 40, 8, 5e-4
 ALONE = 0.3  # patients with one structure alone, as for the network that it starts from
 TRAIN_SEED, HELD_OUT_SEED, HELD_OUT_PLANTINGS = 1500, 1400, 4  # 100 more for the next network
 
@@ -91,11 +89,7 @@ def train_network(seed: int, scans: cohorts.Cohort, tests: dict, arguments) -> N
         "held_out": held_out,
         "shares": shares(model, tests["ds002748"]),
         "command": f"python data_scripts/train_real_heads.py --ds002748 FOLDER --seeds {seed}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "nilearn", "monai")},
-            "threads": torch.get_num_threads(),
-        },
+        "versions": versions(),
     }
     models.save_pretrained(model, TASK + REAL, card, seed=seed, folder=arguments.folder)
 
