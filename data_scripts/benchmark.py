@@ -47,10 +47,11 @@ from helpers.cohorts.parts import MOST_PARTS
 from helpers.evaluation import two_truths
 
 NETWORKS = {  # task: seeds of the networks that ship
-    "lesion": (0, 1),
+    "lesion": (0, 1, 2),
     "atrophy": (0, 1, 2),
     "alcohol": (0, 1, 2),
     "mixed": (0, 1, 2),
+    "mixed_real": (0, 1, 2),
     "sex": (0, 1, 2),
 }
 UNTRAINED_SEED, PERMUTATIONS = 7, 20

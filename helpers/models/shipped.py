@@ -23,7 +23,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     ----------
     task : str
         ``"lesion"``, ``"shortcut"``, ``"atrophy"``, ``"alcohol"``, ``"mixed"`` or ``"sex"``, see
-        `helpers.cohorts.simulate`.
+        `helpers.cohorts.simulate`; or ``"mixed_real"``, which has learned *mixed* in real heads.
     seed : int
         Which of several networks that were trained alike from other initial weights.
     folder : path

@@ -8,6 +8,8 @@ import torch
 from helpers import cohorts, evaluation, models
 
 CARDS = {path.stem: json.loads(path.read_text()) for path in sorted(models.WEIGHTS.glob("*.json"))}
+REAL = {name: card for name, card in CARDS.items() if "plantings" in card["training"]}
+SIMULATED = {name: card for name, card in CARDS.items() if name not in REAL}
 DEFORMED = ("atrophy", "alcohol", "mixed", "sex")
 
 
@@ -17,7 +19,7 @@ def held_out_cohort(facts):
     return cohorts.simulate(subjects=facts["subjects"], **facts["cohort"])
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_the_card_tells_the_truth(name):
     """Make the held-out cohort again from its seed, and find the card's scores again."""
     card = CARDS[name]
@@ -43,8 +45,8 @@ def test_the_goals_are_met():
     assert shortcut["tag goes with the label"]["balanced_accuracy"] >= 0.95
     assert shortcut["tag given by coin"]["balanced_accuracy"] <= 0.60
     assert shortcut["nobody has a tag"]["balanced_accuracy"] <= 0.60
-    assert {card["task"] for card in CARDS.values()} >= set(DEFORMED)
-    for name, card in CARDS.items():
+    assert {card["task"] for card in SIMULATED.values()} >= set(DEFORMED)
+    for name, card in SIMULATED.items():
         if card["task"] in DEFORMED:
             assert card["held_out"][card["task"]]["balanced_accuracy"] >= 0.90, name
 
@@ -54,8 +56,28 @@ def test_cards_are_complete_and_weights_small(name):
     assert (models.WEIGHTS / f"{name}.safetensors").stat().st_size < 3_000_000
     card = CARDS[name]
     assert {"task", "network", "classes", "training", "held_out", "command"} <= card.keys()
-    seeds = {card["training"]["seed"], *(e["cohort"]["seed"] for e in card["held_out"].values())}
-    assert len(seeds) >= 2  # nobody is in both
+    trained, tested = card["training"], card["held_out"].values()
+    # Nobody is in both. Of real heads, each planting has a seed of its own, and site by site
+    # other people are tested; test_data_scripts.py sees to that.
+    learned = range(trained["seed"], trained["seed"] + trained.get("plantings", 1))
+    assert tested
+    for entry in tested:
+        seed = entry["seed"] if name in REAL else entry["cohort"]["seed"]
+        assert not set(learned) & set(range(seed, seed + entry.get("plantings", 1)))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_networks_in_real_heads_see_there_what_they_could_not_see_before(name):
+    """Real scans are not in the repository, so this is what the card says of them."""
+    card = REAL[name]
+    model = models.pretrained("mixed_real", seed=card["training"]["weights_seed"])
+    assert model.card == card
+    assert card["training"]["starts_from"] in SIMULATED
+    assert set(card["held_out"]) == {"IXI", "ds002748"}
+    for site, found in card["held_out"].items():
+        assert found["accuracy"] > found["before"]["accuracy"], site
+        assert found["auc"] > 0.9, site
+    assert sum(card["shares"].values()) == pytest.approx(1, abs=0.01)
 
 
 def test_seeds_are_other_networks():
