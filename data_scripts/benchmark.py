@@ -35,7 +35,6 @@ from heads import (
     CHOICE_SEED,
     REAL,
     SCORED_PEOPLE,
-    SCORED_SEED,
     RealHeads,
     SimulatedHeads,
 )
@@ -157,7 +156,7 @@ class Task:
     """
 
     def __init__(self, name: str, heads: Heads, parts: Path):
-        self.name, self.parts = name, parts
+        self.name, self.heads, self.parts = name, heads, parts
         self.networks = {seed: models.pretrained(name, seed=seed) for seed in NETWORKS[name]}
         self.card = next(iter(self.networks.values())).card
         self.untrained = models.build(
@@ -182,7 +181,7 @@ class Task:
             "network": self.card["network"],
             "networks": networks,
             "people": {
-                "scored": [SCORED_SEED, SCORED_PEOPLE],
+                "scored": [self.heads.scored_seed, SCORED_PEOPLE],
                 "choice": [CHOICE_SEED, CHOICE_PEOPLE],
             },
         }

@@ -25,9 +25,11 @@ HELD_BACK = 0.2  # of the IXI people, from whom no network learns
 class SimulatedHeads:
     """Heads made of the template."""
 
+    scored_seed = SCORED_SEED
+
     def scored(self, task: str) -> Cohort:
         """Return carriers of an effect, whose maps are scored."""
-        return carriers(cohorts.simulate(task, 2 * SCORED_PEOPLE, SCORED_SEED))[:SCORED_PEOPLE]
+        return carriers(cohorts.simulate(task, 2 * SCORED_PEOPLE, self.scored_seed))[:SCORED_PEOPLE]
 
     def choice(self, task: str) -> Cohort:
         """Return other carriers, on whom the widths are chosen."""
@@ -64,11 +66,12 @@ class RealHeads:
 
     ixi: Path | None
     ds002748: Path
+    scored_seed = SCORED_REAL_SEED
 
     def scored(self, task: str) -> Cohort:
         """Return carriers of an effect at the other site, whose maps are scored."""
         scans = cohorts.from_bids(self.ds002748)
-        return carriers(planted(task, scans, SCORED_REAL_SEED, plantings=4))[:SCORED_PEOPLE]
+        return carriers(planted(task, scans, self.scored_seed, plantings=4))[:SCORED_PEOPLE]
 
     def choice(self, task: str) -> Cohort:
         """Return other carriers, of IXI, on whom the widths are chosen."""
