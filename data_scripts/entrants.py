@@ -21,13 +21,8 @@ Method = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, volumes, targe
 def entrants(task: str, heads: Heads) -> dict[str, tuple[str, Method]]:
     """Return everything that ships: attribution, simulators, and maps that see no network."""
     found = {name: ("attribution", method) for name, method in attribution.METHODS.items()}
-    compared = compared_with(task, heads)
-    found["expected_gradients"] = (
-        "attribution",
-        functools.partial(
-            attribution.expected_gradients, baselines=compared, samples=2 * len(compared)
-        ),
-    )
+    compare = functools.partial(expected_gradients, task, heads)
+    found["expected_gradients"] = ("attribution", compare)
     if task in SIMULATED:
         found["simulator"] = ("simulator", simulated)
     found |= {name: ("blind", functools.partial(blind, task, heads, name)) for name in BLIND}
@@ -36,6 +31,16 @@ def entrants(task: str, heads: Heads) -> dict[str, tuple[str, Method]]:
         for name in LABEL_AWARE
     }
     return found
+
+
+def expected_gradients(
+    task: str, heads: Heads, model: nn.Module, volumes: Tensor, target: Tensor
+) -> Tensor:
+    """Return expected gradients that compare with other people instead of a black volume."""
+    baselines = compared_with(task, heads)
+    return attribution.expected_gradients(
+        model, volumes, target, baselines=baselines, samples=2 * len(baselines)
+    )
 
 
 @functools.lru_cache(maxsize=1)
