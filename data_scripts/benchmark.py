@@ -30,14 +30,7 @@ from pathlib import Path
 
 import pandas as pd
 from entrants import Heads, Method, entrants
-from heads import (
-    CHOICE_PEOPLE,
-    CHOICE_SEED,
-    REAL,
-    SCORED_PEOPLE,
-    RealHeads,
-    SimulatedHeads,
-)
+from heads import CHOICE_PEOPLE, CHOICE_SEED, REAL, SCORED_PEOPLE, RealHeads, SimulatedHeads
 from torch import Tensor, nn
 
 from helpers import cohorts, evaluation, keyed, models, results
