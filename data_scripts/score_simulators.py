@@ -1,284 +1,290 @@
-"""Score the simulators on people whom neither they nor their classifiers have met.
+"""Do simulators see what is wrong with this brain? Scores on people whom nobody has met.
 
-Does the logit move the way that was asked, also for a classifier that took no part in training?
-Does the field fold, does injecting and then removing return the image? Does the mean log expansion
-agree with what was planted, in every structure, and does its magnitude point to the truth better
-than the maps of the attribution methods do, for the same people? Simulators that lack one part each
-are trained for comparison.
+Every patient of `mixed` has structures of her own that are ill, each in a strength of its own. A
+row of the table is one way to say what the disease did to a person: three simulators (each with
+people, weights and teachers of its own), one person after the other optimized with the same
+teachers, the published network, the course's first simulator, the velocity that a simulator starts
+from, and rivals that know the same: the blurred gradient of the same teachers, for each person and
+as a mean of the group, and the t-map of the people that the simulators have learned from.
 
-    python data_scripts/score_simulators.py
+    python data_scripts/train_simulators.py --seeds 0 1 2
+    python data_scripts/train_simulators.py --kind liu2021 --seeds 0 1 2 --folder runs/rivals
+    python data_scripts/train_simulators.py --kind first --seeds 0 1 2 --folder runs/rivals
+    python data_scripts/score_simulators.py --rivals runs/rivals
 
 A run that was interrupted goes on where it stopped, from the files in ``--folder``.
 """
 
 import argparse
 import functools
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from train_simulators import CLASSIFIERS, SUBJECT_SEED, SUBJECTS, TRAINING
+from train_simulators import PEOPLE, SEEDS, SUBJECT_SEED, SUBJECTS, TASK, teachers
 
 from helpers import attribution, cohorts, evaluation, fields, models, results, warping
+from helpers.cohorts import Cohort
+from helpers.warping.simulators import Simulation, deform
 
-TASKS = ("atrophy", "alcohol")
-HELD_OUT_SEED, HELD_OUT_SUBJECTS = 800, 80
-EXPLAINED_PATIENTS = 8  # for the comparison with the attribution methods
-BLUR_VOXELS = 2.0  # as the velocity of a simulator is blurred
+HELD_OUT_SEED, HELD_OUT_SUBJECTS = 820, 80
+CHOICE_SEED, CHOICE_SUBJECTS = 825, 40  # on whom the width of a blur is chosen
+WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
+LARGE_SHARE = 0.1  # of a decision: structures whose slope is a goal
 RESAMPLES = 1000
-SHIPPED = "shipped"
-SIMULATOR, BLURRED_GRADIENT = "(simulator)", "(gradient, blurred)"
-ABLATIONS = {  # on the first task, with the first seed's classifiers
-    "no smoothness": {"strengths": {"smoothness": 0.0}},
-    "no cycle": {"strengths": {"cycle": 0.0}},
-    "two networks, no condition": {"kind": warping.TwoSimulators},
-    "direct displacement": {"field": "displacement"},
-    "classifiers as they came": {"hardened": False},
-    "no smoothness, hardly a blur": {"strengths": {"smoothness": 0.0}, "blur_voxels": 0.3},
-    "all of that at once": {
-        "strengths": {"smoothness": 0.0, "cycle": 0.0},
-        "blur_voxels": 0.3,
-        "field": "displacement",
-        "hardened": False,
-    },
-    # So slow that the velocity all brains begin with is all that they ever get.
-    "the common start alone": {"training": {"epochs": 1, "learning_rate": 1e-12}},
-}
+SIMULATORS = ("course", "liu2021", "first")
+KINDS = (
+    *SIMULATORS,
+    "optimized for each person",
+    "the common start alone",
+    "gradient, blurred",
+    "gradient, blurred, mean of the group",
+    "t-map of the group",
+)
 
 
 def main() -> None:
-    """Score simulator by simulator, then method by method; write means and intervals."""
+    """Score kind by kind and seed by seed; write means and intervals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/simulators"))
-    folder = parser.parse_args().folder
-    people = {task: cohorts.simulate(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED) for task in TASKS}
-    scored, maps = [], []
-    for task in TASKS:
-        for seed in CLASSIFIERS:
-            simulator = warping.pretrained(task, seed=seed)
-            key = {"task": task, "simulator": SHIPPED, "seed": seed}
-            judge, teachers = models.pretrained(task, seed=seed), teachers_of(task, seed)
-            part = folder / f"{task} {SHIPPED} {seed}.safetensors"
-            scored.append(results.part(part, score, simulator, people[task], judge, teachers, key))
-            maps += compare(simulator, judge, people[task], task, seed, folder)
-    task, seed = TASKS[0], CLASSIFIERS[0]
-    cohort, judge = (
-        cohorts.simulate(task, SUBJECTS, SUBJECT_SEED),
-        models.pretrained(task, seed=seed),
-    )
-    for name, options in ABLATIONS.items():
-        key = {"task": task, "simulator": name, "seed": seed}
-        taught_by = teachers_of(task, seed, hardened=options.get("hardened", True))
-        simulator = ablated(taught_by, cohort, options, folder / f"training {name}.safetensors")
-        part = folder / f"{task} {name} {seed}.safetensors"
-        scored.append(
-            results.part(part, score, simulator, people[task], judge, teachers_of(task, seed), key)
-        )
-    subjects, groups = (
-        pd.concat([one[table] for one in scored]) for table in ("subjects", "group")
-    )
-    tables = summarise(subjects, groups, pd.concat(maps))
-    results.write("simulator_scores", {**tables, "classifiers": classifiers(people)})
+    parser.add_argument("--rivals", type=Path, default=Path("runs/rivals"))
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    arguments = parser.parse_args()
+    people = cohorts.simulate(TASK, HELD_OUT_SUBJECTS, HELD_OUT_SEED, progress=True)
+    patients = people[people.labels == 1]
+    uses = results.part(arguments.folder / "reliance.safetensors", reliance, patients)["worth"]
+    persons, structures = [], []
+    for kind in arguments.kinds:
+        for seed in SEEDS:
+            network = simulator(kind, seed, arguments.rivals)
+            part = arguments.folder / f"{kind} {seed}.safetensors"
+            tables = results.part(part, score, kind, seed, network, people, judges(seed))
+            persons.append(tables["persons"].assign(kind=kind, seed=seed))
+            structures.append(tables["structures"].assign(kind=kind, seed=seed))
+    results.write("simulators", summarise(pd.concat(persons), pd.concat(structures), uses))
 
 
-def score(simulator, people, judge, teachers: list, key: dict) -> dict[str, pd.DataFrame]:
-    """Return one row a subject, and one row a measure of the whole group."""
-    rows, expansions = [], {}
-    for direction, label, sign in (("inject", 0, 1), ("remove", 1, -1)):
-        group = people[people.labels == label]
-        with torch.no_grad():
-            simulation = simulator(group.volumes, direction)
-            back = simulator(simulation.volumes, _opposite(direction))
-        round_trip = fields.compose(simulation.displacement, back.displacement)
-        error = (fields.warp(group.volumes, round_trip) - group.volumes).square()
-        shifts = {
-            "moved": torch.stack([_shift(net, group, simulation) for net in teachers]).mean(0),
-            "judge_moved": _shift(judge, group, simulation),
-        }
-        rows.append(
-            pd.DataFrame(
-                {
-                    **key,
-                    "subject": torch.nonzero(people.labels == label)[:, 0],
-                    "direction": direction,
-                    **{name: (sign * shift > 0).float() for name, shift in shifts.items()},
-                    "folding": fields.folding_fraction(simulation.displacement),
-                    "cycle_error": error.flatten(1).mean(1),
-                }
-            )
-        )
-        expansions[direction] = sign * simulation.log_expansion
-    group = agreement_with_truth(expansions, people, key["task"])
-    return {"subjects": pd.concat(rows), "group": group.assign(**key)}
+def reliance(patients: Cohort) -> dict[str, pd.DataFrame]:
+    """Return the Shapley values of every seed's classifier."""
+    networks = {seed: models.pretrained(TASK, seed=seed) for seed in SEEDS}
+    return {"worth": evaluation.reliance(networks, patients)}
 
 
-def agreement_with_truth(expansions: dict[str, Tensor], people, task: str) -> pd.DataFrame:
-    """Compare group means with the planted truth, with intervals over the subjects drawn."""
-    brain = (people.volumes != 0).float().mean(0) > 0.5
-    truth = people.truth.log_expansion[people.labels == 1][:, brain].numpy()
-    parts = {name: maps[:, brain].numpy() for name, maps in expansions.items()}
-    cores = cohorts.planted_structures(task, people.grid, within=0.5)
-    structures = [core[brain[0]].numpy() for core in cores.values()]
-    random = np.random.default_rng(0)
-    drawn: list[dict] = []
-    for resample in range(RESAMPLES + 1):  # the first is the cohort itself
-
-        def mean(values: np.ndarray, first: bool = resample == 0) -> np.ndarray:
-            n = len(values)
-            copies = np.bincount(random.integers(n, size=n), minlength=n) if not first else 1
-            return np.average(values, axis=0, weights=np.broadcast_to(copies, n))
-
-        means = {name: mean(values) for name, values in parts.items()}
-        means["both"] = (means["inject"] + means["remove"]) / 2
-        planted = mean(truth)
-        values = {f"signed correlation, {n}": _correlation(m, planted) for n, m in means.items()}
-        values["magnitude correlation, both"] = _correlation(abs(means["both"]), abs(planted))
-        for name, found in means.items():
-            right = [np.sign(found[s].mean()) == np.sign(planted[s].mean()) for s in structures]
-            values[f"structures with the right sign, {name}"] = float(np.mean(right))
-        drawn.append(values)
-    table = pd.DataFrame(drawn)
-    low, high = np.percentile(table.iloc[1:], [2.5, 97.5], axis=0)
-    return pd.DataFrame(
-        {"measure": table.columns, "mean": table.iloc[0].to_numpy(), "low": low, "high": high}
-    )
+def simulator(kind: str, seed: int, rivals: Path) -> torch.nn.Module | None:
+    """Return the simulator of a kind and seed, if the kind is one."""
+    if kind in ("course", "the common start alone"):
+        return warping.pretrained(TASK, seed=seed)
+    if kind in SIMULATORS:
+        return warping.pretrained(f"{TASK}-{kind}", seed=seed, folder=rivals)
+    return None
 
 
-def compare(simulator, judge, people, task: str, seed: int, folder: Path) -> list[pd.DataFrame]:
-    """Score the magnitude of the log expansion and of attribution maps, for the same patients."""
-    patients = people[people.labels == 1][:EXPLAINED_PATIENTS]
-    tables = []
-    for name in (SIMULATOR, *attribution.METHODS, BLURRED_GRADIENT):
-        asked = simulator if name == SIMULATOR else judge
-        part = folder / f"map {task} {seed} {name}.safetensors"
-        table = results.part(part, score_maps, asked, patients, name, task)["table"]
-        table.insert(0, "network", seed)
-        tables.append(table)
-    return tables
-
-
-def score_maps(asked, patients, name: str, task: str) -> dict[str, pd.DataFrame]:
-    """Return one row a patient: does the magnitude of the map point to what was planted?"""
-    brain = patients.volumes != 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # zero maps score as a guess
-        maps = maps_of(asked, patients, name, task).abs()
-        table = evaluation.localization(maps, patients.truth.mask & brain, within=brain)
-    table["magnitude_correlation"] = [
-        _correlation(maps[i][brain[i]].numpy(), abs(truth[brain[i]].numpy()))
-        for i, truth in enumerate(patients.truth.log_expansion)
-    ]
-    table.insert(0, "subject", range(len(table)))
-    table.insert(0, "method", name)
-    table.insert(0, "task", task)
-    return {"table": table}
-
-
-def maps_of(asked, patients, name: str, task: str) -> Tensor:
-    """Return the maps of a simulator, or of a classifier's evidence for the disease."""
-    if name == SIMULATOR:
-        with torch.no_grad():
-            return asked(patients.volumes, "remove").log_expansion
-    if name == BLURRED_GRADIENT:  # a simulator's maps are smooth; how much of its lead is this?
-        gradient = attribution.METHODS["gradient"](asked, patients.volumes, 1)
-        return fields.gaussian_blur(gradient.abs(), BLUR_VOXELS)
-    return attribution.METHODS[name](asked, patients.volumes, 1, **_baselines(name, task))
-
-
-def ablated(teachers: list, cohort, options: dict, checkpoint: Path):
-    """Train a simulator that lacks one part, or go on where its training stopped."""
-    kind = options.get("kind", warping.Simulator)
-    simulator, _ = warping.train_simulator(
-        teachers,
-        cohort,
-        simulator=kind(
-            cohort.grid.shape,
-            field=options.get("field", "velocity"),
-            blur_voxels=options.get("blur_voxels", 2.0),
-            seed=CLASSIFIERS[0],
-        ),
-        strengths=options.get("strengths"),
-        seed=CLASSIFIERS[0],
-        checkpoint=checkpoint,
-        **{**TRAINING, **options.get("training", {})},
-    )
-    return simulator
-
-
-def classifiers(people: dict[str, cohorts.Cohort]) -> list[dict]:
-    """Return how well the classifiers read the people, as they came and hardened."""
-    rows = []
-    for task, cohort in people.items():
-        for seed in CLASSIFIERS:
-            networks = {
-                "as it came": models.pretrained(task, seed=seed),
-                "hardened": models.pretrained(
-                    f"{task}-hardened", seed=seed, folder=warping.WEIGHTS
-                ),
-            }
-            for name, network in networks.items():
-                table = models.scores(models.predict(network, cohort.volumes), cohort, name=name)
-                rows.append({"task": task, "seed": seed, **table.round(4).to_dict("records")[0]})
-    return rows
-
-
-def teachers_of(task: str, seed: int, *, hardened: bool = True) -> list:
-    """Return the classifiers of the other seeds."""
-    others = [k for k in CLASSIFIERS if k != seed]
-    if not hardened:
-        return [models.pretrained(task, seed=k) for k in others]
-    return [models.pretrained(f"{task}-hardened", seed=k, folder=warping.WEIGHTS) for k in others]
-
-
-def summarise(subjects: pd.DataFrame, groups: pd.DataFrame, maps: pd.DataFrame) -> dict:
-    """Return means with intervals."""
-    by_subject = subjects.drop(columns="direction")
+def judges(seed: int) -> dict[str, list[torch.nn.Module]]:
+    """Return the classifiers that took no part: as they came, and hardened."""
+    others = [k for k in SEEDS if k != seed]
     return {
-        "what": "Simulators on held-out simulated subjects, against what was planted.",
-        "command": "python data_scripts/score_simulators.py",
-        "seeds": {"subjects": HELD_OUT_SEED, "simulators": list(CLASSIFIERS)},
-        "subjects": HELD_OUT_SUBJECTS,
-        "explained_patients": EXPLAINED_PATIENTS,
-        "simulators": evaluation.intervals(
-            by_subject, by=["task", "simulator"], clusters=["seed", "subject"]
-        )
-        .round(6)
-        .to_dict("records"),
-        "group_means": groups.round(4).to_dict("records"),
-        "maps": evaluation.intervals(maps, by=["task", "method"], clusters=["network", "subject"])
-        .round(4)
-        .to_dict("records"),
+        "as they came": [models.pretrained(TASK, seed=k) for k in others],
+        "hardened": [
+            models.pretrained(f"{TASK}-hardened", seed=k, folder=warping.WEIGHTS) for k in others
+        ],
     }
 
 
-def _shift(model, group, simulation) -> Tensor:
-    before, after = (models.predict(model, v) for v in (group.volumes, simulation.volumes))
-    return (after - before) @ torch.tensor([-1.0, 1.0])
+def score(kind: str, seed: int, network, people: Cohort, judges: dict) -> dict[str, pd.DataFrame]:
+    """Return one row a person, and one row a person and structure."""
+    ill, brain = people.labels == 1, (people.volumes != 0).float().mean(0)[0] > 0.5
+    removed = answer(kind, seed, network, people.volumes, "remove")
+    found = -removed.log_expansion if isinstance(removed, Simulation) else removed
+    size = found.abs()[:, 0, brain]
+    persons = pd.DataFrame({"subject": range(len(people)), "label": people.labels})
+    own = evaluation.own_deviation(found[ill], people.truth.log_expansion[ill], brain)
+    outside = (size * ~people.truth.mask[:, 0, brain]).sum(1) / size.sum(1).clamp_min(1e-12)
+    persons = persons.join(own.set_index(persons.index[ill.numpy()]))
+    persons["size"], persons["outside"] = size.mean(1), outside.where(ill, torch.nan)
+    if isinstance(removed, Simulation):
+        injected = answer(kind, seed, network, people.volumes, "inject")
+        persons["injected size"] = injected.log_expansion.abs()[:, 0, brain].mean(1)
+        persons["folded"] = torch.maximum(
+            *(fields.folding_fraction(s.displacement) for s in (removed, injected))
+        )
+        asked = Simulation(
+            torch.where(ill.view(-1, 1, 1, 1, 1), removed.volumes, injected.volumes),
+            removed.displacement,
+        )
+        for name, networks in judges.items():
+            persons[f"changes its mind, {name}"] = changed(networks, people, asked.volumes)
+        if kind in SIMULATORS:
+            back = answer(kind, seed, network, injected.volumes, "remove")
+            way = fields.compose(injected.displacement, back.displacement)
+            persons["there and back"] = error(people, way, people.volumes).where(~ill, torch.nan)
+            half = answer(kind, seed, network, people.volumes, "remove", 0.5)
+            rest = answer(kind, seed, network, half.volumes, "remove")
+            way = fields.compose(half.displacement, rest.displacement)
+            persons["in two steps"] = error(people, way, removed.volumes).where(ill, torch.nan)
+    return {"persons": persons, "structures": evaluation.by_structure(found, people)}
 
 
-def _opposite(direction: str) -> str:
-    return next(name for name in warping.DIRECTIONS if name != direction)
+def answer(kind: str, seed: int, network, volumes: Tensor, direction: str, strength: float = 1.0):
+    """Return a simulation, or a map in units of its own, of what the disease did."""
+    if kind == "optimized for each person":
+        return warping.optimize(teachers(seed), volumes, learners(seed), direction)
+    if kind == "the common start alone":
+        sign = warping.DIRECTIONS[direction]
+        common = network.common.expand(len(volumes), -1, -1, -1)
+        return together(lambda v: deform(v, sign * common[: len(v)], network.blur_voxels), volumes)
+    if kind in SIMULATORS:
+        return together(lambda v: network(v, direction, strength), volumes)
+    if kind == "t-map of the group":
+        people = learners(seed)
+        rivals = evaluation.label_aware_rivals(people.volumes, people.labels, 1)
+        return rivals["t-map"](volumes)
+    width, sign = chosen_width(seed)
+    maps = sign * fields.gaussian_blur(gradient(seed, volumes), width)
+    return maps.mean(0).expand_as(maps) if kind.endswith("mean of the group") else maps
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one, other)[0, 1]) if one.std() > 0 else 0.0
+@torch.no_grad()
+def together(simulate, volumes: Tensor) -> Simulation:
+    """Return simulations of many people, a few at a time."""
+    parts = [simulate(v)[:2] for v in volumes.split(8)]
+    return Simulation(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _baselines(name: str, task: str) -> dict:
-    """Let expected gradients compare with healthy people instead of a black volume."""
-    if name != "expected_gradients":
-        return {}
-    healthy = _healthy(task)
-    return {"baselines": healthy, "samples": 2 * len(healthy)}
+def gradient(seed: int, volumes: Tensor) -> Tensor:
+    """Return the mean gradient of the teachers' margin of the disease, in units of its size."""
+    maps = [
+        attribution.gradient(net, volumes, 1) - attribution.gradient(net, volumes, 0)
+        for net in teachers(seed)
+    ]
+    return sum(m / m.flatten(1).std(1).mean() for m in maps) / len(maps)
 
 
-@functools.cache  # every network compares with the same people
-def _healthy(task: str) -> torch.Tensor:
-    others = cohorts.simulate(task, 40, HELD_OUT_SEED + 1)
-    return others[others.labels == 0].volumes
+@functools.cache
+def chosen_width(seed: int) -> tuple[float, float]:
+    """Return the blur and the sign with which the gradient finds most of other people."""
+    people = cohorts.simulate(TASK, CHOICE_SUBJECTS, CHOICE_SEED)
+    people = people[people.labels == 1]
+    brain, maps = (people.volumes != 0).float().mean(0)[0] > 0.5, gradient(seed, people.volumes)
+
+    def own(width: float, sign: float) -> float:
+        found = sign * fields.gaussian_blur(maps, width)
+        truth = people.truth.log_expansion
+        return evaluation.own_deviation(found, truth, brain)["own"].mean()
+
+    return max(((w, s) for w in WIDTHS for s in (1.0, -1.0)), key=lambda choice: own(*choice))
+
+
+@functools.cache
+def learners(seed: int) -> Cohort:
+    """Return the people whom the simulators of a seed have learned from."""
+    return cohorts.simulate(TASK, SUBJECTS, SUBJECT_SEED + PEOPLE * seed)
+
+
+def changed(networks: list, people: Cohort, volumes: Tensor) -> Tensor:
+    """Return the share of those networks that were right before and say the other class now."""
+    before, after = (
+        torch.stack([models.predict(net, v).argmax(1) for net in networks])
+        for v in (people.volumes, volumes)
+    )
+    right = before == people.labels
+    return ((after != before) & right).sum(0) / torch.where(right.any(0), right.sum(0), torch.nan)
+
+
+def error(people: Cohort, way: Tensor, goal: Tensor) -> Tensor:
+    """Return the mean squared difference of brains that went a way from where they should be."""
+    return (fields.warp(people.volumes, way) - goal).square().flatten(1).mean(1)
+
+
+def measures(persons: pd.DataFrame, structures: pd.DataFrame, large: set) -> dict[str, float]:
+    """Return every measure of one kind; rows may come several times, as a bootstrap draws them."""
+    ill, well = persons[persons["label"] == 1], persons[persons["label"] == 0]
+    tables = [
+        evaluation.structure_scores(part) for _, part in structures.groupby("draw", sort=False)
+    ]
+    each = sum(table["correlation"].drop("all") for table in tables) / len(tables)
+    slopes = sum(table["slope"].drop("all") for table in tables) / len(tables)
+    found = {
+        "own deviation": ill["own"].mean(),
+        "other people's deviation": ill["others"].mean(),
+        "correlation of a structure, mean": each.mean(),
+        "correlation of a structure, worst": each.min(),
+        "ill structures, AUC": np.mean([table.loc["all", "auc"] for table in tables]),
+        "slope, smallest of large shares": slopes[list(large)].min(),
+        "slope, largest of large shares": slopes[list(large)].max(),
+        "share between persons": ill["between"].mean(),
+        "share outside": ill["outside"].mean(),
+    }
+    if "injected size" in persons and persons["injected size"].notna().all():
+        found["healthy: removed over injected"] = well["size"].mean() / well["injected size"].mean()
+    for column in persons.columns[persons.columns.str.startswith("changes")]:
+        found[f"{column}, remove"] = ill[column].mean()
+        found[f"{column}, inject"] = well[column].mean()
+    for column in ("there and back", "in two steps"):
+        found[column] = persons[column].mean() if column in persons else np.nan
+    found["folded voxels"] = persons["folded"].max() if "folded" in persons else np.nan
+    return found
+
+
+def summarise(persons: pd.DataFrame, structures: pd.DataFrame, uses: pd.DataFrame) -> dict:
+    """Return each kind's measures with intervals over simulators and people."""
+    shares = uses.groupby("part")["value"].sum() / uses["value"].sum()
+    large = set(shares.index[shares >= LARGE_SHARE])
+    rows, random = [], np.random.default_rng(0)
+    for kind, mine in persons.groupby("kind", sort=False):
+        parts = structures[structures["kind"] == kind]
+        drawn = [
+            measures(*_drawn(mine, parts, random if resample else None), large)
+            for resample in range(RESAMPLES + 1)
+        ]
+        table = pd.DataFrame(drawn)
+        low, high = np.nanpercentile(table.iloc[1:], [2.5, 97.5], axis=0)
+        values = {"mean": table.iloc[0], "low": low, "high": high}
+        rows.append(pd.DataFrame(values).rename_axis("measure").reset_index().assign(kind=kind))
+    agreed = [
+        {"kind": kind, "seed": int(seed), **_agreement(part, uses[uses["network"] == seed])}
+        for (kind, seed), part in structures.groupby(["kind", "seed"], sort=False)
+    ]
+    return {
+        "what": "What simulators and their rivals say of simulated people whom nobody has met.",
+        "command": "python data_scripts/score_simulators.py --rivals runs/rivals",
+        "seeds": {"subjects": HELD_OUT_SEED, "choice": CHOICE_SEED, "simulators": list(SEEDS)},
+        "subjects": HELD_OUT_SUBJECTS,
+        "shares": shares.round(3).to_dict(),
+        "measures": pd.concat(rows).dropna().round(6).to_dict("records"),
+        "network's own use": pd.DataFrame(agreed).round(3).to_dict("records"),
+    }
+
+
+def _drawn(persons: pd.DataFrame, structures: pd.DataFrame, random) -> tuple:
+    """Return the rows of seeds and people drawn with replacement, or of all of them."""
+    seeds = persons["seed"].unique()
+    people = {label: part["subject"].unique() for label, part in persons.groupby("label")}
+    if random is not None:
+        seeds = random.choice(seeds, len(seeds))
+        people = {label: random.choice(who, len(who)) for label, who in people.items()}
+    who = np.concatenate(list(people.values()))
+    found = []
+    for draw, seed in enumerate(seeds):
+        one = persons[persons["seed"] == seed].set_index("subject").loc[who].reset_index()
+        parts = structures[structures["seed"] == seed].set_index("subject").loc[who].reset_index()
+        found.append((one.assign(draw=draw), parts.assign(draw=draw)))
+    return tuple(pd.concat(tables) for tables in zip(*found, strict=True))
+
+
+def _agreement(structures: pd.DataFrame, uses: pd.DataFrame) -> dict[str, float]:
+    """Return how the size found in structures goes with what the classifier makes of them."""
+    worth = uses.pivot(index="participant_id", columns="part", values="value").fillna(0.0)
+    ill = structures[structures["label"] == 1]
+    found = ill.pivot(index="subject", columns="structure", values="found").abs()
+    worth = worth.loc[sorted(worth.index)][found.columns]
+    within = [np.corrcoef(f, w)[0, 1] for f, w in zip(found.values, worth.values, strict=True)]
+    across = [np.corrcoef(f, w)[0, 1] for f, w in zip(found.values.T, worth.values.T, strict=True)]
+    return {
+        "within a person": float(np.nan_to_num(within).mean()),
+        "across people": float(np.nan_to_num(across).mean()),
+    }
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def different():
         [
             warping.Simulator(shape),
             warping.Simulator(shape, seed=1),
-            warping.Simulator(shape, field="displacement"),
             warping.Simulator(shape, blur_voxels=1.5),
             warping.Simulator((24, 20, 16)),
-            warping.TwoSimulators(shape),
+            warping.build("first", shape),
+            warping.build("liu2021", shape),
         ],
     )
     yield (

@@ -8,6 +8,9 @@ map `elsewhere`, `randomization_check` whether a map depends on what the network
 together. `blind_rivals` and `label_aware_rivals` make maps that have never seen the network, for
 every method to beat. `intervals` says how sure their means are.
 
+For signed maps of what a disease did to people, `own_deviation`, `by_structure` and
+`structure_scores` tell whether a map shows the person or the group.
+
 For pictures that were optimised, `matching` tells which planted shape they show, and `quantities`
 how fine they are, whom they resemble and whether all seeds end alike.
 """
@@ -20,6 +23,7 @@ from helpers.evaluation.deletion import area_under_curve, faithfulness, mask_tes
 from helpers.evaluation.groups import GroupTest, group_test
 from helpers.evaluation.masks import dice, dice_with_background, share_outside, strongest
 from helpers.evaluation.part_scores import across_people, part_mass, within_person
+from helpers.evaluation.persons import by_structure, own_deviation, structure_scores
 from helpers.evaluation.pointing import localization
 from helpers.evaluation.randomization import randomization_check
 from helpers.evaluation.regions import by_region
@@ -35,6 +39,7 @@ __all__ = [
     "area_under_curve",
     "blind_rivals",
     "by_region",
+    "by_structure",
     "dice",
     "dice_with_background",
     "earth_movers_distance",
@@ -46,12 +51,14 @@ __all__ = [
     "localization",
     "mask_test",
     "matching",
+    "own_deviation",
     "part_mass",
     "quantities",
     "randomization_check",
     "reliance",
     "share_outside",
     "strongest",
+    "structure_scores",
     "two_truths",
     "within_person",
 ]

@@ -7,14 +7,14 @@ course is planted, and nothing that a simulator shows is a clinical finding.
 
 from helpers.warping.conditional_convolution import CondConv3d
 from helpers.warping.hardening import disturbances
-from helpers.warping.losses import STRENGTHS
+from helpers.warping.lessons import STRENGTHS
+from helpers.warping.optimizing import optimize
+from helpers.warping.registry import build
 from helpers.warping.shipped import WEIGHTS, pretrained, save_pretrained
 from helpers.warping.simulators import (
     DIRECTIONS,
     Simulation,
     Simulator,
-    TwoSimulators,
-    VelocityNetwork,
 )
 from helpers.warping.training import train_simulator
 
@@ -25,9 +25,9 @@ __all__ = [
     "CondConv3d",
     "Simulation",
     "Simulator",
-    "TwoSimulators",
-    "VelocityNetwork",
+    "build",
     "disturbances",
+    "optimize",
     "pretrained",
     "save_pretrained",
     "train_simulator",

@@ -7,18 +7,19 @@ from torch import nn
 
 from helpers import models
 from helpers.models.shipped import file_name, load_weights
-from helpers.warping.simulators import Simulator
+from helpers.warping.registry import build
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> Simulator:
+def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.Module:
     """Return a trained simulator in evaluation mode.
 
     Parameters
     ----------
     task : str
-        ``"atrophy"`` or ``"alcohol"``, see `helpers.cohorts.simulate`.
+        ``"mixed"``, ``"atrophy"`` or ``"alcohol"``, see `helpers.cohorts.simulate`. The last two
+        are the course's first simulators.
     seed : int
         Which of several that were trained alike from other initial weights.
     folder : path
@@ -26,7 +27,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> Sim
 
     Returns
     -------
-    Simulator
+    Module
         Its attribute ``card`` is a dict: what it was trained on, and how.
 
     Raises
@@ -39,7 +40,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> Sim
     >>> import tempfile
     >>> from helpers import warping
     >>> folder = tempfile.mkdtemp()
-    >>> card = {"simulator": {"shape": (16, 20, 24)}}
+    >>> card = {"simulator": {"name": "course", "shape": (16, 20, 24)}}
     >>> warping.save_pretrained(warping.Simulator((16, 20, 24)), "own", card, folder=folder)
     >>> warping.pretrained("own", folder=folder).shape
     (16, 20, 24)
@@ -50,7 +51,7 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> Sim
         raise ValueError(f"no pretrained simulator {name!r}; there are {known}")
     card = json.loads((folder / f"{name}.json").read_text())
     options = dict(card["simulator"])
-    simulator = Simulator(tuple(options.pop("shape")), **options)
+    simulator = build(options.pop("name"), tuple(options.pop("shape")), **options)
     load_weights(simulator, folder / f"{name}.safetensors")
     simulator.card = card
     return simulator.eval()

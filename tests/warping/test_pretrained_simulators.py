@@ -10,9 +10,10 @@ SHAPE = (16, 20, 24)
 
 @pytest.fixture
 def stored(tmp_path):
-    simulator = warping.Simulator(SHAPE, field="displacement", blur_voxels=1.5, seed=3)
-    torch.nn.init.normal_(simulator.network.common)
-    card = {"simulator": {"shape": SHAPE, "field": "displacement", "blur_voxels": 1.5}}
+    simulator = warping.Simulator(SHAPE, blur_voxels=1.5, seed=3).eval()
+    for tensor in (simulator.common, simulator.out.kernels.data):
+        torch.nn.init.normal_(tensor)
+    card = {"simulator": {"name": "course", "shape": SHAPE, "blur_voxels": 1.5}}
     warping.save_pretrained(simulator, "atrophy", card, seed=2, folder=tmp_path)
     return simulator, tmp_path
 
@@ -21,7 +22,7 @@ def test_what_was_stored_comes_back(stored):
     simulator, folder = stored
     loaded = warping.pretrained("atrophy", seed=2, folder=folder)
     assert not loaded.training
-    assert loaded.card["simulator"]["field"] == "displacement"
+    assert loaded.card["simulator"]["blur_voxels"] == 1.5
     volumes = torch.rand(2, 1, *SHAPE)
     ours, theirs = loaded(volumes, "remove"), simulator(volumes, "remove")
     assert torch.equal(ours.displacement, theirs.displacement)
@@ -35,7 +36,7 @@ def test_missing_and_damaged_weights(stored):
         warping.pretrained("alcohol", folder=folder)
     path = folder / "atrophy-2.json"
     card = json.loads(path.read_text())
-    path.write_text(json.dumps({**card, "simulator": {"shape": [24, 20, 24]}}))
+    path.write_text(json.dumps({**card, "simulator": {"name": "course", "shape": [24, 20, 24]}}))
     with pytest.raises(ValueError, match="was made for another network"):
         warping.pretrained("atrophy", seed=2, folder=folder)
     path.write_text(json.dumps(card))

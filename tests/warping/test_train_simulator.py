@@ -1,5 +1,6 @@
 """A classifier whose answer is known, networks that resume, and requests that make no sense."""
 
+import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ from torch import nn
 
 from helpers import cohorts, fields, grids, models, warping
 from helpers.models.checkpoints import Checkpoint
-from helpers.warping import training
+from helpers.warping import potentials, training
+from helpers.warping.readers import read
 
 
 class PatternReader(nn.Module):
@@ -41,6 +43,13 @@ def cohort():
     return cohorts.simulate("atrophy", subjects=16, grid=grids.mni(8.0))
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """A common potential that is found in a second is good enough here."""
+    quick = functools.partial(training.common_potential, steps=10, step_size=0.3)
+    monkeypatch.setattr(training, "common_potential", quick)
+
+
 @pytest.fixture
 def meter(cohort):
     return known(cohort)
@@ -51,7 +60,13 @@ def weights(module):
 
 
 def fit(meter, cohort, **options):
-    options = {"epochs": 2, "batch_size": 4, "progress": False, **options}
+    options = {
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "progress": False,
+        **options,
+    }
     return warping.train_simulator(meter, cohort, **options)
 
 
@@ -60,26 +75,30 @@ def right(meter, cohort):
 
 
 def test_a_simulator_learns_what_the_classifier_knows(meter, cohort):
-    assert right(meter, cohort).float().mean() > 0.6
+    """From this few people, and with eyes that have never seen, it learns to inject."""
     before = weights(meter).clone()
-    simulator, history = fit(meter, cohort, epochs=4)
+    simulator, history = fit(meter, cohort, epochs=15, strengths={"undo": 0.0})
     assert list(history) == [
         "epoch", *warping.STRENGTHS, "total", "success", "seconds",
     ]  # fmt: skip
     assert history["total"].to_numpy() == pytest.approx(
-        history[list(warping.STRENGTHS)].sum(axis=1).to_numpy(), abs=1e-5
+        history[list(warping.STRENGTHS)].sum(axis=1).to_numpy(), rel=1e-5
     )
-    assert history["success"].iloc[-1] == 1
+    assert history["logit"].iloc[-1] < 0.8 * history["logit"].iloc[0]
+    assert history["success"].iloc[0] == 0
     assert not simulator.training
     assert torch.equal(weights(meter), before)
     assert meter.gain.requires_grad
     assert meter.gain.grad is None
     others = cohorts.simulate("atrophy", subjects=8, seed=1, grid=grids.mni(8.0))
-    for direction, sign in warping.DIRECTIONS.items():
-        simulation = simulator(others.volumes, direction)
-        shift = models.predict(meter, simulation.volumes) - models.predict(meter, others.volumes)
-        assert (sign * shift[:, 1] > 0).all()
-        assert fields.folding_fraction(simulation.displacement).max() == 0
+    simulation = simulator(others.volumes, "inject")
+    assert (models.predict(meter, simulation.volumes)[:, 1] > 0).all()
+    assert fields.folding_fraction(simulation.displacement).max() == 0
+
+
+def test_lessons_are_learnt(meter, cohort):
+    _, history = fit(meter, cohort, epochs=15, strengths={"logit": 0.0})
+    assert history["undo"].iloc[-5:].mean() < 0.9 * history["undo"].iloc[0]
 
 
 def test_a_classifier_with_one_logit_teaches_the_same(meter, cohort):
@@ -132,15 +151,13 @@ OTHERS = {
     "simulator, initial weights": lambda people: {
         "simulator": warping.Simulator(people.grid.shape, seed=1)
     },
-    "simulator, field": lambda people: {
-        "simulator": warping.Simulator(people.grid.shape, field="displacement")
-    },
     "simulator, blur": lambda people: {
         "simulator": warping.Simulator(people.grid.shape, blur_voxels=1.0)
     },
-    "simulator, two": lambda people: {"simulator": warping.TwoSimulators(people.grid.shape)},
-    "margin": lambda people: {"margin": 0.5},
-    "strength of cycle": lambda people: {"strengths": {"cycle": 0.0}},
+    "simulator, published": lambda people: {
+        "simulator": warping.build("liu2021", people.grid.shape)
+    },
+    "strength of logit": lambda people: {"strengths": {"logit": 0.0}},
     "learning_rate": lambda people: {"learning_rate": 1e-4},
 }
 
@@ -152,47 +169,70 @@ def test_another_training_is_refused_by_what_differs(finished, meter, cohort, na
         fit(**asked, checkpoint=finished)
 
 
-@pytest.mark.parametrize("kind", [warping.Simulator, warping.TwoSimulators])
-def test_only_a_fresh_simulator_gets_a_start(meter, cohort, kind):
+def test_only_a_fresh_simulator_gets_a_common_potential(meter, cohort):
     """Trained on with a learning rate of almost zero, a trained one stays as it is."""
-    simulator, _ = fit(meter, cohort, simulator=kind(cohort.grid.shape), epochs=1)
-    before = weights(simulator)
-    commons = [value for name, value in simulator.named_parameters() if name.endswith("common")]
-    assert all(common.norm() > 0.1 for common in commons)
+    simulator, _ = fit(meter, cohort, epochs=1)
+    before, common = weights(simulator), simulator.common.clone()
+    assert common.norm() > 0.1
     again, _ = fit(meter, cohort, simulator=simulator, epochs=1, learning_rate=1e-12)
     torch.testing.assert_close(weights(again), before, atol=1e-9, rtol=0)
+    assert torch.equal(again.common, common)
 
 
-@pytest.mark.parametrize("strengths", [{"cycle": 0.0, "identity": 0.0}, {"smoothness": 0.0}])
-def test_a_term_of_strength_zero_is_left_out(meter, cohort, strengths):
-    _, history = fit(meter, cohort, epochs=1, strengths=strengths)
-    for name in warping.STRENGTHS:
-        assert (history[name].iloc[0] == 0) == (name in strengths), name
+@pytest.mark.parametrize("name", warping.STRENGTHS)
+def test_a_term_of_strength_zero_is_left_out(meter, cohort, name):
+    _, history = fit(meter, cohort, epochs=1, strengths={name: 0.0})
+    for term in warping.STRENGTHS:
+        assert (history[term].iloc[0] == 0) == (term == name), term
 
 
-def test_two_simulators_and_a_direct_displacement_train_as_well(meter, cohort):
-    simulator = warping.TwoSimulators(cohort.grid.shape, field="displacement")
-    trained, history = fit(meter, cohort, simulator=simulator)
+def test_the_published_simulator_trains_with_the_published_terms(meter, cohort):
+    simulator = warping.build("liu2021", cohort.grid.shape)
+    trained, history = fit(meter, cohort, simulator=simulator, learning_rate=2e-4)
     assert trained is simulator
-    assert history["success"].iloc[-1] == 1
+    assert {"logit_shift", "slope", "cycle"} < set(history)
+    with pytest.raises(ValueError, match="expected strengths of 0 or above for some of"):
+        fit(meter, cohort, simulator=simulator, strengths={"undo": 1.0})
+
+
+def test_a_simulator_sees_with_the_eyes_of_the_first_of_the_courses_networks(cohort, monkeypatch):
+    def anything(readers, cohort, typical, **options):
+        return torch.ones(potentials.control_points(cohort.grid.shape))
+
+    monkeypatch.setattr(training, "common_potential", anything)
+    networks = [
+        models.build("course_with_places", 2, cohort.grid.shape, seed=seed).eval()
+        for seed in (0, 1)
+    ]
+    labels = torch.ones(len(cohort), dtype=torch.long)
+    for network in networks:  # half of the people are ill for the first one, and those for both
+        odds = models.predict(network, cohort.volumes).diff(dim=1)[:, 0]
+        network.classifier.bias.data[0] += odds.median()
+        labels &= models.predict(network, cohort.volumes).argmax(1)
+    people = replace(cohort, labels=labels)
+    simulator, _ = fit(networks, people, epochs=1, batch_size=2)
+    for block, eye in zip(("block1", "block2", "block3", "block4"), simulator.eyes, strict=True):
+        first, second = (getattr(network, block).state_dict() for network in networks)
+        assert all(torch.equal(value, first[name]) for name, value in eye.state_dict().items())
+        assert any(not torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_only_subjects_that_all_classifiers_get_right_are_used(meter, cohort):
-    _, _, logits, usable = training._read(meter, cohort)
+    _, logits, usable = read(meter, cohort)
     assert torch.equal(usable, right(meter, cohort))
     mistaken = usable.nonzero()[:2, 0]
     labels = cohort.labels.clone()
     labels[mistaken] = 1 - labels[mistaken]
-    _, _, _, fewer = training._read(meter, replace(cohort, labels=labels))
+    _, _, fewer = read(meter, replace(cohort, labels=labels))
     assert not fewer[mistaken].any()
     assert int(fewer.sum()) == int(usable.sum()) - 2
     strict = known(cohort, shift=0.4)  # calls fewer people ill
-    _, _, _, both = training._read([meter, strict], cohort)
+    _, _, both = read([meter, strict], cohort)
     assert torch.equal(both, usable & right(strict, cohort))
     assert int(both.sum()) < int(usable.sum())
     # One unit lies between the mean logits of the classes, whatever the classifier's own scale.
-    ensemble, distances, _, _ = training._read(known(cohort, gain=50.0), cohort)
-    louder = training._odds(ensemble, distances, cohort.volumes)
+    readers, _, _ = read(known(cohort, gain=50.0), cohort)
+    louder = readers(cohort.volumes)
     torch.testing.assert_close(louder, logits, atol=1e-4, rtol=1e-4)
     distance = logits[cohort.labels == 1].mean() - logits[cohort.labels == 0].mean()
     assert float(distance) == pytest.approx(1.0, abs=1e-4)
@@ -212,11 +252,11 @@ def test_bad_requests(meter, cohort):
         fit([], cohort)
     with pytest.raises(ValueError, match="batch_size 99 is more than the"):
         fit(meter, cohort, batch_size=99)
-    for bad in ({"margin": 0.0}, {"margin": float("nan")}, {"learning_rate": 0.0}, {"epochs": 0}):
-        with pytest.raises(ValueError, match="margin and learning_rate must be above 0"):
+    for bad in ({"learning_rate": float("nan")}, {"learning_rate": 0.0}, {"epochs": 0}):
+        with pytest.raises(ValueError, match="learning_rate must be above 0, epochs and batch"):
             fit(meter, cohort, **bad)
     with pytest.raises(ValueError, match="expected strengths of 0 or above"):
-        fit(meter, cohort, strengths={"smooth": 1.0})
+        fit(meter, cohort, strengths={"cycle": 1.0})
     with pytest.raises(ValueError, match="takes volumes of shape"):
         fit(meter, cohort, simulator=warping.Simulator((16, 16, 16)))
 
@@ -232,30 +272,36 @@ from test_train_simulator import known
 torch.set_num_threads(1)
 cohort = cohorts.simulate("atrophy", subjects=12, grid=grids.mni(8.0))
 simulator, history = warping.train_simulator(
-    known(cohort), cohort, epochs=1, batch_size=4, progress=False
+    known(cohort), cohort, epochs=2, batch_size=4, learning_rate=1e-3, progress=False
 )
-if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-    torch.save({"weights": [p.detach() for p in simulator.parameters()],
-                "total": history["total"].tolist()}, sys.argv[1])
+rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+torch.save({"weights": [p.detach() for p in simulator.parameters()],
+            "common": simulator.common,
+            "total": history["total"].tolist()}, sys.argv[1] + str(rank))
 """
 
 
-def test_two_processes_give_the_result_of_one(tmp_path):
+def test_two_processes_train_one_simulator(tmp_path):
+    """Each draws lessons of its own, so the result is not that of one process, but much like it."""
     script = tmp_path / "job.py"
     script.write_text(TWO_PROCESSES)
     fabric = [str(Path(sys.executable).parent / "fabric"), "run", "--accelerator=cpu"]
-    results = []
-    for launcher in ([sys.executable], [*fabric, "--devices=2", "--strategy=ddp"]):
-        target = tmp_path / "result.pt"
+    launchers = {
+        "one": [sys.executable],
+        "two": [*fabric, "--devices=2", "--strategy=ddp"],
+    }
+    for name, launcher in launchers.items():
         done = subprocess.run(
-            [*launcher, str(script), str(target), str(Path(__file__).parent)],
+            [*launcher, str(script), str(tmp_path / name), str(Path(__file__).parent)],
             capture_output=True,
             text=True,
             timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        results.append(torch.load(target, weights_only=True))
-    one, two = results
-    assert two["total"] == pytest.approx(one["total"], rel=1e-4)
-    for a, b in zip(one["weights"], two["weights"], strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    alone, first, second = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("one0", "two0", "two1")
+    )
+    for a, b in zip(first["weights"], second["weights"], strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(first["common"], alone["common"])
+    assert first["total"] == second["total"] == pytest.approx(alone["total"], rel=0.5)
