@@ -35,6 +35,7 @@ def fit(
     learning_rate: float,
     seed: int,
     fabric: Fabric,
+    max_norm: float | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     patience: int | None = None,
     checkpoint: Checkpoint | None = None,
@@ -57,6 +58,8 @@ def fit(
         Peak of one cycle over all epochs.
     seed : int
         Order of subjects, augmentation and dropout.
+    max_norm : float, optional
+        Longer gradients are cut to this length, over all weights together.
     validate : callable, optional
         Called after each epoch; returns ``validation_loss`` and what else the history should show.
         The weights of the best epoch are kept.
@@ -108,6 +111,8 @@ def fit(
                 terms = step(parallel, mine, augmentation)
                 optimizer.zero_grad()
                 fabric.backward(terms[minimise])
+                if max_norm is not None:
+                    fabric.clip_gradients(parallel, optimizer, max_norm=max_norm)
                 optimizer.step()
                 rows.append({name: float(value.detach()) for name, value in terms.items()})
                 bar.set_postfix({minimise: f"{rows[-1][minimise]:.3f}"})

@@ -1,9 +1,10 @@
 """Simulators: from a brain and a wish to a deformation of this brain.
 
-A simulator sees a brain through a classifier's eyes: its first four blocks, as they are. From what
-they show it tells, place by place, how much of the disease this person has, or lacks: the *dose* of
-one deformation that is common to all. The wish, "inject" or "remove", reaches every layer of the
-answer through conditional convolution, and nothing else says the direction.
+A simulator sees a brain through a classifier's eyes: its first four blocks, as they are. What they
+show is compared with healthy people, place by place. From that it tells how much of the disease
+this person has, or lacks: at each place, the *dose* of one deformation that is common to all. The
+wish, "inject" or "remove", reaches every layer of the answer through conditional convolution, and
+nothing else says the direction.
 
 References
 ----------
@@ -28,6 +29,9 @@ from helpers.warping import potentials
 from helpers.warping.conditional_convolution import CondConv3d
 
 DIRECTIONS = {"inject": 1.0, "remove": -1.0}
+_LARGEST_DOSE = 8.0  # of either sign: twice the largest that is taught
+_TOGETHER = 16
+_SHARE_OF_ALL, _NEVER_ZERO = 0.3, 1e-6
 Directions = str | Sequence[str]  # one for all subjects, or one for each
 
 
@@ -98,10 +102,17 @@ class Simulator(nn.Module):
         if not 0 < blur_voxels < math.inf:
             raise ValueError(f"expected blur_voxels above 0, got {blur_voxels}")
         self.shape, self.blur_voxels = potentials.checked_shape(shape), blur_voxels
-        self.register_buffer("common", torch.zeros(potentials.control_points(shape)))
+        points = potentials.control_points(shape)
+        self.register_buffer("common", torch.zeros(points))
+        for name, features, places in (
+            ("quarter", 16, points),
+            ("eighth", 32 + 64, tuple(n // 2 for n in points)),
+        ):
+            self.register_buffer(f"{name}_mean", torch.zeros(features, *places))
+            self.register_buffer(f"{name}_scale", torch.ones(features, *places))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.eyes = _blocks(CourseNet(classes=2))
+            self.eyes = _blocks(CourseNet(classes=2)).eval()
             self.deep = CondConv3d(32 + 64 + 3, width)
             self.middle = CondConv3d(width, width)
             self.near = CondConv3d(width + 16 + 3, width)
@@ -118,6 +129,29 @@ class Simulator(nn.Module):
             self.eyes.load_state_dict(_blocks(classifier).state_dict())
             self.eyes.requires_grad_(False)
 
+    @torch.no_grad()
+    def compare_with(self, healthy: Float[Tensor, "subject 1 x y z"]) -> None:
+        """Note what the eyes see in healthy people; from now on, features are differences from it.
+
+        The unit of a feature is its standard deviation at this place, and a share of the one over
+        all places: what hardly varies somewhere must not drown the rest.
+        """
+        batches = [self.see(potentials.pad(batch)) for batch in healthy.split(_TOGETHER)]
+        for name, parts in zip(("quarter", "eighth"), zip(*batches, strict=True), strict=True):
+            features = torch.cat(parts)
+            whole = features.std(dim=(0, 2, 3, 4)).view(-1, 1, 1, 1)
+            getattr(self, f"{name}_mean").copy_(features.mean(0))
+            getattr(self, f"{name}_scale").copy_(
+                features.std(0) + _SHARE_OF_ALL * whole + _NEVER_ZERO
+            )
+
+    def see(self, volumes: Float[Tensor, "subject 1 x y z"]) -> tuple[Tensor, Tensor]:
+        """Return what the eyes see of padded brains, at a quarter and at an eighth of the size."""
+        block1, block2, block3, block4 = self.eyes
+        quarter = block2(block1(volumes))  # subject 16 x/4 y/4 z/4
+        eighth = block3(quarter)  # subject 32 x/8 y/8 z/8
+        return quarter, torch.cat([eighth, block4(eighth)], dim=1)  # subject 96 x/8 y/8 z/8
+
     def train(self, mode: bool = True) -> "Simulator":
         """Set the mode; the eyes stay in evaluation mode, as the classifier was."""
         super().train(mode)
@@ -129,15 +163,15 @@ class Simulator(nn.Module):
     ) -> Float[Tensor, "subject a b c"]:
         """Return how much of the common potential each brain is to get, at every control point."""
         condition = sign[:, None]
-        block1, block2, block3, block4 = self.eyes
-        quarter = block2(block1(volumes))  # subject 16 x/4 y/4 z/4
-        eighth = block3(quarter)  # subject 32 x/8 y/8 z/8
-        deep = placed(eighth, block4(eighth))  # subject 99 x/8 y/8 z/8
-        deep = _activate(self.deep(deep, condition))
+        quarter, eighth = self.see(volumes)
+        quarter = (quarter - self.quarter_mean) / self.quarter_scale
+        eighth = (eighth - self.eighth_mean) / self.eighth_scale
+        deep = _activate(self.deep(placed(eighth), condition))
         deep = _activate(self.middle(deep, condition))
         up = F.interpolate(deep, quarter.shape[2:], mode="trilinear", align_corners=True)
         near = _activate(self.near(placed(up, quarter), condition))
-        return self.out(near, condition)[:, 0]
+        doses = self.out(near, condition)[:, 0]
+        return _LARGEST_DOSE * torch.tanh(doses / _LARGEST_DOSE)
 
     def potential(
         self, volumes: Float[Tensor, "subject 1 x y z"], direction: Directions

@@ -29,7 +29,7 @@ from helpers.warping.lessons import Lessons
 from helpers.warping.optimizing import common_potential
 from helpers.warping.published import Liu2021, PublishedTerms
 from helpers.warping.readers import read
-from helpers.warping.simulators import Simulator
+from helpers.warping.simulators import Simulator, check
 
 AnySimulator = Simulator | Liu2021 | FirstSimulator
 _STRENGTHS = {
@@ -37,6 +37,7 @@ _STRENGTHS = {
     Liu2021: published.STRENGTHS,
     FirstSimulator: first.STRENGTHS,
 }
+_LARGEST_GRADIENT = 1.0  # one odd lesson must not undo what the others have taught
 _START = 1  # a random stream of the seed that the engine leaves to the simulator
 
 
@@ -126,6 +127,7 @@ def train_simulator(
         raise ValueError(f"batch_size {batch_size} is more than the {len(cohort)} usable subjects")
     fabric = fabric or processes.launched_fabric()
     simulator = Simulator(cohort.grid.shape, seed=seed) if simulator is None else simulator
+    check(cohort.volumes[:1], simulator.shape, strength=1.0)
     strengths = _chosen(_STRENGTHS[type(simulator)], strengths or {})
     cycle = {
         "epochs": epochs,
@@ -156,6 +158,7 @@ def train_simulator(
     else:
         if not simulator.common.any():
             simulator.look_through(readers.ensemble.networks[0])
+            simulator.compare_with(healthy.to(fabric.device))
             simulator.common = common_potential(
                 readers,
                 cohort,
@@ -184,6 +187,7 @@ def train_simulator(
         minimise="total",
         subjects=len(cohort),
         **cycle,
+        max_norm=_LARGEST_GRADIENT,
         fabric=fabric,
         checkpoint=start,
         progress=progress,

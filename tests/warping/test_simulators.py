@@ -150,6 +150,23 @@ def test_a_simulator_sees_with_the_classifiers_eyes_and_leaves_them_as_they_are(
     assert simulator.eyes[0][0].weight.any()
 
 
+def test_features_are_differences_from_healthy_people():
+    """Of the people compared with, each feature has mean 0 at each place, and at most a unit."""
+    generator = torch.Generator().manual_seed(0)
+    healthy = fields.gaussian_blur(torch.rand(20, 1, *SHAPE, generator=generator), 1.5)
+    simulator, seen = warping.Simulator(SHAPE), []
+    before = [parameter.clone() for parameter in simulator.eyes.state_dict().values()]
+    simulator.compare_with(healthy)
+    for a, b in zip(before, simulator.eyes.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    simulator.deep.register_forward_hook(lambda _, given, answer: seen.append(given[0][:, :96]))
+    simulator(healthy, "remove")
+    assert seen[0].mean(0).abs().max() < 1e-3
+    assert 0.3 < seen[0].std(0).max() <= 1
+    simulator(healthy.roll(1, dims=2), "remove")  # their places are others
+    assert seen[1].mean(0).abs().max() > 0.1
+
+
 def test_a_classifier_without_fitting_eyes_leaves_a_simulator_its_own():
     simulator = warping.Simulator(SHAPE)
     before = {name: value.clone() for name, value in simulator.state_dict().items()}
@@ -164,8 +181,9 @@ def test_half_precision_leaves_the_geometry_whole(volumes):
     exact = simulator(volumes, "inject")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         simulation = simulator(volumes, "inject")
-    torch.testing.assert_close(simulation.displacement, exact.displacement)
-    torch.testing.assert_close(simulation.volumes, exact.volumes)
+    # The dose itself is rounded; a position of half precision would be wrong by far more.
+    torch.testing.assert_close(simulation.displacement, exact.displacement, atol=5e-3, rtol=0)
+    torch.testing.assert_close(simulation.volumes, exact.volumes, atol=5e-3, rtol=0)
 
 
 def test_the_seed_makes_the_weights():

@@ -63,7 +63,7 @@ def fit(meter, cohort, **options):
     options = {
         "epochs": 2,
         "batch_size": 4,
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-4,
         "progress": False,
         **options,
     }
@@ -75,7 +75,7 @@ def right(meter, cohort):
 
 
 def test_a_simulator_learns_what_the_classifier_knows(meter, cohort):
-    """From this few people, and with eyes that have never seen, it learns to inject."""
+    """From this few people, and with eyes that have never seen, it learns to inject at least."""
     before = weights(meter).clone()
     simulator, history = fit(meter, cohort, epochs=15, strengths={"undo": 0.0})
     assert list(history) == [
@@ -84,7 +84,7 @@ def test_a_simulator_learns_what_the_classifier_knows(meter, cohort):
     assert history["total"].to_numpy() == pytest.approx(
         history[list(warping.STRENGTHS)].sum(axis=1).to_numpy(), rel=1e-5
     )
-    assert history["logit"].iloc[-1] < 0.8 * history["logit"].iloc[0]
+    assert history["logit"].iloc[-5:].mean() < 0.8 * history["logit"].iloc[0]
     assert history["success"].iloc[0] == 0
     assert not simulator.training
     assert torch.equal(weights(meter), before)
@@ -92,13 +92,14 @@ def test_a_simulator_learns_what_the_classifier_knows(meter, cohort):
     assert meter.gain.grad is None
     others = cohorts.simulate("atrophy", subjects=8, seed=1, grid=grids.mni(8.0))
     simulation = simulator(others.volumes, "inject")
-    assert (models.predict(meter, simulation.volumes)[:, 1] > 0).all()
+    before, after = (models.predict(meter, v)[:, 1] for v in (others.volumes, simulation.volumes))
+    assert (after > before).all()
     assert fields.folding_fraction(simulation.displacement).max() == 0
 
 
 def test_lessons_are_learnt(meter, cohort):
     _, history = fit(meter, cohort, epochs=15, strengths={"logit": 0.0})
-    assert history["undo"].iloc[-5:].mean() < 0.9 * history["undo"].iloc[0]
+    assert history["undo"].iloc[-5:].mean() < 0.7 * history["undo"].iloc[0]
 
 
 def test_a_classifier_with_one_logit_teaches_the_same(meter, cohort):
@@ -272,7 +273,7 @@ from test_train_simulator import known
 torch.set_num_threads(1)
 cohort = cohorts.simulate("atrophy", subjects=12, grid=grids.mni(8.0))
 simulator, history = warping.train_simulator(
-    known(cohort), cohort, epochs=2, batch_size=4, learning_rate=1e-3, progress=False
+    known(cohort), cohort, epochs=2, batch_size=4, learning_rate=2e-4, progress=False
 )
 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 torch.save({"weights": [p.detach() for p in simulator.parameters()],
