@@ -190,14 +190,14 @@ def common_potential(
     potential = stagewise(1) - stagewise(0)
     size = fields.gaussian_blur(potential[None].square(), 1.0)[0].sqrt()
     potential = potential / (size.square() + (_EQUAL * size.max()).square()).sqrt().clamp_min(1e-12)
-    largest = float(potentials.expansion(potential, blur_voxels).abs().max())
+    largest = max(float(potentials.expansion(potential, blur_voxels).abs().max()), 1e-12)
     some = groups[0][: 2 * _TOGETHER]
 
     @torch.no_grad()
     def rest(log_expansion: float) -> float:
         return float(missing(log_expansion / largest * potential, some, 1).mean())
 
-    left = rest(_LARGEST) if largest > 0 else rest(0.0)
+    left = rest(_LARGEST)
     if left > 0:
         raise ValueError(
             f"no deformation makes healthy people typical patients for these classifiers: "

@@ -7,7 +7,7 @@ import torch
 from small import Net, cohort, weights
 from torch.nn import functional as F
 
-from helpers import models, runtime
+from helpers import models, processes, runtime
 from helpers.models import engine
 
 
@@ -47,6 +47,31 @@ def test_the_learning_rate_rises_once_and_falls_to_nothing():
     assert all(a > b for a, b in pairwise(rates[30:]))
     assert rates[0] < 0.1
     assert rates[-1] < 0.01
+
+
+def test_long_gradients_are_cut_and_short_ones_left():
+    """Plain steepest descent of 3 * weight: the gradient is 3 long, whatever the weight is."""
+    moved = {}
+    for max_norm in (None, 1.0, 10.0):
+        model = torch.nn.Linear(1, 1, bias=False)
+        before = float(model.weight.detach())
+        engine.fit(
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            lambda net, batch, _: {"loss": 3 * net(torch.ones(1, 1)).sum()},
+            minimise="loss",
+            subjects=4,
+            epochs=1,
+            batch_size=4,
+            learning_rate=0.5,
+            seed=0,
+            fabric=processes.launched_fabric(),
+            max_norm=max_norm,
+            progress=False,
+        )
+        moved[max_norm] = before - float(model.weight.detach())
+    assert moved[10.0] == pytest.approx(moved[None])
+    assert moved[1.0] == pytest.approx(moved[None] / 3, rel=1e-4)
 
 
 def test_dropout_differs_from_step_to_step_and_leaves_the_global_generator_alone():
