@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from helpers import exercises
-from helpers.warping import losses
 
 
 def verdict(name, answer, capsys) -> bool:
@@ -22,7 +21,7 @@ def own(before, after, sign, margin):
         ("12.1", "a"),
         ("12.1", "(A)"),
         ("12.2", own),
-        ("12.2", lambda b, a, s, m: losses.logit_shift(b, a, s, margin=m)),
+        ("12.2", lambda b, a, s, m: torch.relu(m - s * (a - b))),
         ("12.3", "b"),
         ("12.4", "c"),
     ],
