@@ -22,9 +22,9 @@ SPARED, LARGEST_DOSE = 0.5, 4.0  # half of the places are spared, and the mean d
 UNTOUCHED = 0.125  # share of lessons in which nothing is done at all
 PATCH_POINTS = 1.0  # how far doses reach: standard deviation in control points, 16 mm
 NOISE = 0.05  # largest standard deviation: a brain that is interpolated once more has less of it
-PER_PERSON = 4  # lessons for each real person of a batch: a quarter to inject, the rest to remove
 _DRAWN = 256  # dose maps that say how large injections are at each place
 _INJECT, _REMOVE = DIRECTIONS
+_PER_PERSON = (_REMOVE, _REMOVE, _REMOVE, _INJECT)  # lessons for each real person of a batch
 
 
 class Lessons:
@@ -67,11 +67,12 @@ class Lessons:
         ``undo`` is how much a simulation misses of a lesson, ``logit`` how far it leaves a real
         person from what is typical of the other class.
         """
-        count = PER_PERSON * len(volumes)
+        lessons = [*_PER_PERSON] * len(volumes)
+        count = len(lessons)
         who = torch.randint(len(self.healthy), (count,), generator=generator)
         doses = self.doses(count, generator)
         pupils = self.inject(self.healthy[who].to(volumes), doses, generator)
-        asked = [*[_REMOVE, _REMOVE, _REMOVE, _INJECT] * len(volumes), *other_class(labels)]
+        asked = [*lessons, *other_class(labels)]
         sign = signs(asked, len(asked)).to(volumes)
         simulated = network(torch.cat([pupils, volumes]), asked)
         after = self.readers(simulated.volumes[count:])

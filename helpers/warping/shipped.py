@@ -18,8 +18,8 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     Parameters
     ----------
     task : str
-        ``"mixed"``, ``"atrophy"`` or ``"alcohol"``, see `helpers.cohorts.simulate`. The last two
-        are the course's first simulators.
+        ``"atrophy"`` or ``"alcohol"``, see `helpers.cohorts.simulate`. Both are of the course's
+        first kind, see `helpers.warping.first`.
     seed : int
         Which of several that were trained alike from other initial weights.
     folder : path
