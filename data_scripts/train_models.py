@@ -6,7 +6,7 @@ seed starts from other weights and sees the same subjects in another order; netw
 have seen other people as well.
 
     python data_scripts/train_models.py lesion shortcut
-    python data_scripts/train_models.py mixed --seeds 0 1 2
+    python data_scripts/train_models.py mixed mixed_alcohol --seeds 0 1 2
     python data_scripts/train_models.py atrophy alcohol sex --seeds 0 1 2
 """
 
@@ -66,6 +66,16 @@ RECIPES = {
         "own_people": True,
     },
 }
+# The same with other structures: strengths of their own, from one person to the next.
+_ALCOHOL = {"structures": "alcohol"}
+RECIPES["mixed_alcohol"] = {
+    **RECIPES["mixed"],
+    "simulates": "mixed",
+    "cohort": {**RECIPES["mixed"]["cohort"], **_ALCOHOL},
+    "held_out": {
+        name: {**options, **_ALCOHOL} for name, options in RECIPES["mixed"]["held_out"].items()
+    },
+}
 TRAIN_SEED, VALIDATION_SEED, HELD_OUT_SEED = 100, 101, 102
 HELD_OUT_SUBJECTS = VALIDATION_SUBJECTS = 200
 SHARES_OF_PATIENTS = 24
@@ -84,7 +94,7 @@ def main() -> None:
     for task in arguments.tasks:
         recipe = RECIPES[task]
         tests = {
-            name: cohorts.simulate(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED, **options)
+            name: cohorts.simulate(simulates(task), HELD_OUT_SUBJECTS, HELD_OUT_SEED, **options)
             for name, options in recipe["held_out"].items()
         }
         for seed in arguments.seeds:
@@ -92,10 +102,16 @@ def main() -> None:
             train_network(task, seed, people, tests, arguments)
 
 
+def simulates(task: str) -> str:
+    """Return what `cohorts.simulate` calls the task of some networks."""
+    return RECIPES[task].get("simulates", task)
+
+
 @functools.lru_cache(maxsize=2)  # networks of most tasks learn from the same people
 def simulated(task: str, subjects: int, seed: int) -> cohorts.Cohort:
     """Return the people that networks of a task learn from."""
-    return cohorts.simulate(task, subjects, seed, progress=True, **RECIPES[task]["cohort"])
+    options = RECIPES[task]["cohort"]
+    return cohorts.simulate(simulates(task), subjects, seed, progress=True, **options)
 
 
 def train_network(task: str, seed: int, people: int, tests: dict, arguments) -> None:
@@ -117,11 +133,16 @@ def train_network(task: str, seed: int, people: int, tests: dict, arguments) -> 
     )
     print(history.round(3).to_string(index=False))
 
+    ordinary, *_ = tests.values()
     held_out = {}
     for name, test in tests.items():
         score = models.scores(models.predict(model.cpu(), test.volumes), test, name=task)
         held_out[name] = {
-            "cohort": {"task": task, "seed": HELD_OUT_SEED, **recipe["held_out"][name]},
+            "cohort": {
+                "task": simulates(task),
+                "seed": HELD_OUT_SEED,
+                **recipe["held_out"][name],
+            },
             **score.drop(columns="model").round(4).to_dict("records")[0],
         }
         print(name, held_out[name])
@@ -142,7 +163,7 @@ def train_network(task: str, seed: int, people: int, tests: dict, arguments) -> 
             **recipe["cohort"],
         },
         "held_out": held_out,
-        **({"shares": shares(model, tests[task])} if recipe.get("own_people") else {}),
+        **({"shares": shares(model, ordinary)} if recipe.get("own_people") else {}),
         "command": f"python data_scripts/train_models.py {task} --seeds {seed}",
         "versions": versions(),
     }
