@@ -29,7 +29,7 @@ HARDENING_SUBJECTS = 800
 HARDENING = {"epochs": 4, "learning_rate": 5e-4}
 SUBJECTS, SUBJECT_SEED = 800, 700
 TRAINING = {
-    "course": {"epochs": 4, "batch_size": 2, "learning_rate": 3e-3, "strengths": {"logit": 0.25}},
+    "course": {"epochs": 4, "batch_size": 2, "learning_rate": 3e-3, "strengths": {"logit": 0.5}},
     "liu2021": {"epochs": 3, "batch_size": 4, "learning_rate": 2e-4},
     "first": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3},
 }

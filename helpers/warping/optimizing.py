@@ -17,7 +17,7 @@ Tibshirani, Walther (2007), Forward stagewise regression and the monotone lasso:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ from helpers.warping.readers import Reading, read
 from helpers.warping.simulators import Simulation, deform, signs
 
 _TOGETHER = 8  # people that share a step of the common potential
+_ASKING_STEPS, _STEP_SIZE, _SPARSITY = 80, 0.08, 0.2
+_SEEING_STEPS, _SEEING_RATE = 40, 0.08
+_WEIGHTS = (1.0, 0.3)  # of what is seen at a quarter and at an eighth of the size
 _LARGEST = 2.0  # log expansion at the steepest place: more than sevenfold
 _EQUAL = 0.2  # places with less than this share of the largest potential count as noise
 
@@ -137,19 +140,20 @@ def common_potential(
     readers: Reading,
     cohort: Cohort,
     typical: Float[Tensor, "2 network"],
+    differences: Callable[[Tensor], Sequence[Tensor]],
     *,
     blur_voxels: float,
     generator: torch.Generator,
-    steps: int = 80,
-    step_size: float = 0.08,
-    sparsity: float = 0.2,
 ) -> Float[Tensor, "a b c"]:
     """Return the one potential that makes healthy people typical patients, place by place.
 
-    It is asked for in both directions: what makes patients of the healthy, less what makes healthy
-    people of patients. The classifiers need some places more than others, and what a network needs
-    little may be as ill as the rest. So every place that counts at all is given the same size, and
-    then all of them the one dose with which the classifiers see a typical patient.
+    Two potentials have to agree on it. One is what the classifiers *ask for*: they need some places
+    more than others, and what a network needs little may be as ill as the rest, so every place that
+    counts at all is given the same size. The other makes the classifiers *see*, at every place,
+    what they see there in patients; it knows better where a structure ends, and not what counts.
+    Both are asked for in both directions: what makes patients of the healthy, less what makes
+    healthy people of patients. What they agree on gets the one dose with which the classifiers see
+    a typical patient.
 
     Parameters
     ----------
@@ -158,7 +162,10 @@ def common_potential(
         Labels 0, without the disease, and 1, with it.
     typical : tensor of shape (class, network)
         What each network says of typical people of the two classes.
-    blur_voxels, steps, step_size, sparsity
+    differences : callable
+        Padded brains in, what is seen in them less what is seen in healthy people out, at one
+        resolution or more (`Simulator.differences`).
+    blur_voxels : float
         As in `optimize`.
     generator : torch.Generator
         Of who is asked in each step.
@@ -173,29 +180,59 @@ def common_potential(
 
     def missing(potential: Tensor, brains: Tensor, label: int) -> Tensor:
         """Return how far the mean of some people is from the typical one, for each network."""
-        deformed = deform(brains.to(device), potential.expand(len(brains), -1, -1, -1), blur_voxels)
-        return (2 * label - 1) * (typical[label] - readers(deformed.volumes).mean(0))
+        return (2 * label - 1) * (typical[label] - readers(_all(brains, potential)).mean(0))
 
-    def stagewise(label: int) -> Tensor:
-        """Return the potential that brings the other class to this one."""
+    def _all(brains: Tensor, potential: Tensor) -> Tensor:
+        shared = potential.expand(len(brains), -1, -1, -1)
+        return deform(brains.to(device), shared, blur_voxels).volumes
+
+    def some(label: int) -> Tensor:
+        who = torch.randperm(len(groups[label]), generator=generator)[:_TOGETHER]
+        return groups[label][who]
+
+    def start() -> Tensor:
         points = potentials.control_points(cohort.grid.shape)
-        potential = torch.zeros(1, *points, device=device, requires_grad=True)
-        others = groups[1 - label]
-        for _ in range(steps):
-            who = torch.randperm(len(others), generator=generator)[:_TOGETHER]
-            short = F.relu(missing(potential, others[who], label)).mean()[None]
-            potential = _advanced(potential, short, step_size, sparsity)
+        return torch.zeros(1, *points, device=device, requires_grad=True)
+
+    def asked(label: int) -> Tensor:
+        """Return the potential that brings the other class to this one."""
+        potential = start()
+        for _ in range(_ASKING_STEPS):
+            short = F.relu(missing(potential, some(1 - label), label)).mean()[None]
+            potential = _advanced(potential, short, _STEP_SIZE, _SPARSITY)
         return potential.detach()
 
-    potential = stagewise(1) - stagewise(0)
-    size = fields.gaussian_blur(potential[None].square(), 1.0)[0].sqrt()
-    potential = potential / (size.square() + (_EQUAL * size.max()).square()).sqrt().clamp_min(1e-12)
+    def seen() -> Tensor:
+        """Return the potential with which one sees in each class what is seen in the other."""
+        potential = start()
+        with torch.no_grad():
+            parts = [differences(potentials.pad(b.to(device))) for b in groups[1].split(_TOGETHER)]
+        goals = [torch.cat(part).mean(0) for part in zip(*parts, strict=True)]
+        optimizer = torch.optim.Adam([potential], lr=_SEEING_RATE)
+        slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, _SEEING_STEPS)
+        for _ in range(_SEEING_STEPS):
+            loss = 0.0
+            for label, sign in enumerate((1, -1)):
+                brains = some(label).to(device)
+                with torch.no_grad():
+                    before = differences(potentials.pad(brains))
+                after = differences(potentials.pad(_all(brains, sign * potential)))
+                for goal, old, new, weight in zip(goals, before, after, _WEIGHTS, strict=True):
+                    rest = (new - old).mean(0) - sign * goal
+                    loss = loss + weight * rest.square().mean() / goal.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            slower.step()
+        return potential.detach()
+
+    potential = _agreed(_equalised(asked(1) - asked(0)), seen())
     largest = max(float(potentials.expansion(potential, blur_voxels).abs().max()), 1e-12)
-    some = groups[0][: 2 * _TOGETHER]
+    healthy = groups[0][: 2 * _TOGETHER]
 
     @torch.no_grad()
     def rest(log_expansion: float) -> float:
-        return float(missing(log_expansion / largest * potential, some, 1).mean())
+        return float(missing(log_expansion / largest * potential, healthy, 1).mean())
 
     left = rest(_LARGEST)
     if left > 0:
@@ -205,6 +242,17 @@ def common_potential(
             f"{_LARGEST}. They do not use what can be shown by moving tissue"
         )
     return brentq(rest, 0.0, _LARGEST, xtol=0.01) / largest * potential[0]
+
+
+def _equalised(potential: Float[Tensor, "1 a b c"]) -> Float[Tensor, "1 a b c"]:
+    """Return every place of a potential at one size, if it has any."""
+    size = fields.gaussian_blur(potential[None].square(), 1.0)[0].sqrt()
+    return potential / (size.square() + (_EQUAL * size.max()).square()).sqrt().clamp_min(1e-12)
+
+
+def _agreed(one: Tensor, other: Tensor) -> Tensor:
+    """Return the geometric mean of two potentials; nothing where their signs differ."""
+    return one.sign() * F.relu(one * other).sqrt()
 
 
 def _advanced(potential: Tensor, missing: Tensor, step_size: float, sparsity: float) -> Tensor:

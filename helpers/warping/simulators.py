@@ -72,6 +72,8 @@ class Simulator(nn.Module):
     blur_voxels : float
         Standard deviation of the Gaussian that the potential is blurred with. Default 2.5 voxels,
         10 mm on the course's grid. Control points lie 4 voxels apart.
+    eyes : int
+        How many classifiers it looks through. Default 1.
     seed : int
         Of the initial weights.
 
@@ -96,38 +98,43 @@ class Simulator(nn.Module):
         *,
         width: int = 32,
         blur_voxels: float = 2.5,
+        eyes: int = 1,
         seed: int = 0,
     ):
         super().__init__()
-        if not 0 < blur_voxels < math.inf:
-            raise ValueError(f"expected blur_voxels above 0, got {blur_voxels}")
+        if not (0 < blur_voxels < math.inf and eyes >= 1):
+            raise ValueError(
+                f"expected blur_voxels above 0 and eyes of 1 or more, got {blur_voxels} and {eyes}"
+            )
         self.shape, self.blur_voxels = potentials.checked_shape(shape), blur_voxels
         points = potentials.control_points(shape)
         self.register_buffer("common", torch.zeros(points))
         for name, features, places in (
-            ("quarter", 16, points),
-            ("eighth", 32 + 64, tuple(n // 2 for n in points)),
+            ("quarter", eyes * 16, points),
+            ("eighth", eyes * (32 + 64), tuple(n // 2 for n in points)),
         ):
             self.register_buffer(f"{name}_mean", torch.zeros(features, *places))
             self.register_buffer(f"{name}_scale", torch.ones(features, *places))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.eyes = _blocks(CourseNet(classes=2)).eval()
-            self.deep = CondConv3d(32 + 64 + 3, width)
+            self.eyes = nn.ModuleList(_blocks(CourseNet(classes=2)) for _ in range(eyes)).eval()
+            self.deep = CondConv3d(eyes * (32 + 64) + 3, width)
             self.middle = CondConv3d(width, width)
-            self.near = CondConv3d(width + 16 + 3, width)
+            self.near = CondConv3d(width + eyes * 16 + 3, width)
             self.out = CondConv3d(width, 1)
         nn.init.zeros_(self.out.kernels)
         nn.init.zeros_(self.out.biases)
 
-    def look_through(self, classifier: nn.Module) -> None:
-        """See with a classifier's eyes from now on, and leave them as they are while training.
+    def look_through(self, classifiers: Sequence[nn.Module]) -> None:
+        """See with the classifiers' eyes from now on, and leave them as they are while training.
 
-        Nothing happens if it has none that fit: then the simulator's own eyes are trained.
+        Of a classifier that is none of the course's networks, the simulator cannot use the eyes:
+        then its own are trained.
         """
-        if isinstance(classifier, CourseNet):
-            self.eyes.load_state_dict(_blocks(classifier).state_dict())
-            self.eyes.requires_grad_(False)
+        for eyes, classifier in zip(self.eyes, classifiers, strict=False):
+            if isinstance(classifier, CourseNet):
+                eyes.load_state_dict(_blocks(classifier).state_dict())
+                eyes.requires_grad_(False)
 
     @torch.no_grad()
     def compare_with(self, healthy: Float[Tensor, "subject 1 x y z"]) -> None:
@@ -147,10 +154,20 @@ class Simulator(nn.Module):
 
     def see(self, volumes: Float[Tensor, "subject 1 x y z"]) -> tuple[Tensor, Tensor]:
         """Return what the eyes see of padded brains, at a quarter and at an eighth of the size."""
-        block1, block2, block3, block4 = self.eyes
-        quarter = block2(block1(volumes))  # subject 16 x/4 y/4 z/4
-        eighth = block3(quarter)  # subject 32 x/8 y/8 z/8
-        return quarter, torch.cat([eighth, block4(eighth)], dim=1)  # subject 96 x/8 y/8 z/8
+        quarters, eighths = [], []
+        for block1, block2, block3, block4 in self.eyes:
+            quarters.append(block2(block1(volumes)))  # subject 16 x/4 y/4 z/4
+            eighths.append(block3(quarters[-1]))  # subject 32 x/8 y/8 z/8
+            eighths.append(block4(eighths[-1]))  # subject 64 x/8 y/8 z/8
+        return torch.cat(quarters, dim=1), torch.cat(eighths, dim=1)
+
+    def differences(self, volumes: Float[Tensor, "subject 1 x y z"]) -> tuple[Tensor, Tensor]:
+        """Return what the eyes see of padded brains, less what they see in healthy people."""
+        quarter, eighth = self.see(volumes)
+        return (
+            (quarter - self.quarter_mean) / self.quarter_scale,
+            (eighth - self.eighth_mean) / self.eighth_scale,
+        )
 
     def train(self, mode: bool = True) -> "Simulator":
         """Set the mode; the eyes stay in evaluation mode, as the classifier was."""
@@ -163,9 +180,7 @@ class Simulator(nn.Module):
     ) -> Float[Tensor, "subject a b c"]:
         """Return how much of the common potential each brain is to get, at every control point."""
         condition = sign[:, None]
-        quarter, eighth = self.see(volumes)
-        quarter = (quarter - self.quarter_mean) / self.quarter_scale
-        eighth = (eighth - self.eighth_mean) / self.eighth_scale
+        quarter, eighth = self.differences(volumes)
         deep = _activate(self.deep(placed(eighth), condition))
         deep = _activate(self.middle(deep, condition))
         up = F.interpolate(deep, quarter.shape[2:], mode="trilinear", align_corners=True)
@@ -178,12 +193,7 @@ class Simulator(nn.Module):
     ) -> Float[Tensor, "subject a b c"]:
         """Return the answer at the control points, before the strength."""
         sign = signs(direction, len(volumes)).to(volumes)
-        missing = [
-            n - m
-            for n, m in zip(potentials.padded(self.shape)[::-1], self.shape[::-1], strict=True)
-        ]
-        seen = F.pad(volumes, [side for m in missing for side in (0, m)], mode="replicate")
-        return self.common * self.doses(seen, sign)
+        return self.common * self.doses(potentials.pad(volumes), sign)
 
     def forward(
         self,

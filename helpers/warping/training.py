@@ -65,7 +65,7 @@ def train_simulator(
     model : Module, or a sequence of them
         Classifiers of two classes, the disease second, in evaluation mode; several are an ensemble
         that has to be convinced as a whole. They stay as they are. A new simulator sees through the
-        eyes of the first, if it is one of the course's networks; else it has to learn to see.
+        eyes of all that are the course's networks; else it has to learn to see.
     cohort : Cohort
         Labels 0, without the disease, and 1, with it.
     simulator : Simulator, or another of `build`, optional
@@ -126,7 +126,8 @@ def train_simulator(
     if batch_size > len(cohort):
         raise ValueError(f"batch_size {batch_size} is more than the {len(cohort)} usable subjects")
     fabric = fabric or processes.launched_fabric()
-    simulator = Simulator(cohort.grid.shape, seed=seed) if simulator is None else simulator
+    if simulator is None:
+        simulator = Simulator(cohort.grid.shape, eyes=len(readers.ensemble.networks), seed=seed)
     check(cohort.volumes[:1], simulator.shape, strength=1.0)
     strengths = _chosen(_STRENGTHS[type(simulator)], strengths or {})
     cycle = {
@@ -157,12 +158,13 @@ def train_simulator(
         terms = FirstTerms(simulator, readers, cohort, seed=seed)
     else:
         if not simulator.common.any():
-            simulator.look_through(readers.ensemble.networks[0])
+            simulator.look_through(readers.ensemble.networks)
             simulator.compare_with(healthy.to(fabric.device))
             simulator.common = common_potential(
                 readers,
                 cohort,
                 typical,
+                simulator.differences,
                 blur_voxels=simulator.blur_voxels,
                 generator=runtime.generator(seed, _START),
             )
