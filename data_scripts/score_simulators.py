@@ -1,31 +1,34 @@
 """Do simulators see what is wrong with this brain? Scores on people whom nobody has met.
 
-Every patient of `mixed` has structures of her own that are ill, each in a strength of its own. A
+Every patient has structures of her own that are ill, each in a strength of its own. A
 row of the table is one way to say what the disease did to a person: three simulators (each with
 people, weights and teachers of its own), one person after the other optimized with the same
 teachers, the published network, the course's first simulator, the velocity that a simulator starts
 from, and rivals that know the same: the blurred gradient of the same teachers, for each person and
 as a mean of the group, and the t-map of the people that the simulators have learned from.
 
-    python data_scripts/train_simulators.py --seeds 0 1 2
-    python data_scripts/train_simulators.py --kind liu2021 --seeds 0 1 2 --folder runs/rivals
-    python data_scripts/train_simulators.py --kind first --seeds 0 1 2 --folder runs/rivals
-    python data_scripts/score_simulators.py --rivals runs/rivals
+    TASKS="mixed mixed_alcohol"
+    python data_scripts/train_simulators.py $TASKS --seeds 0 1 2
+    python data_scripts/train_simulators.py $TASKS --kind liu2021 --seeds 0 1 2 --folder runs/rivals
+    python data_scripts/train_simulators.py $TASKS --kind first --seeds 0 1 2 --folder runs/rivals
+    python data_scripts/score_simulators.py $TASKS --rivals runs/rivals
 
 A run that was interrupted goes on where it stopped, from the files in ``--folder``.
 """
 
 import argparse
 import functools
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from train_simulators import PEOPLE, SEEDS, SUBJECT_SEED, SUBJECTS, TASK, teachers
+from train_simulators import PEOPLE, SEEDS, SUBJECT_SEED, SUBJECTS, TASKS, people_of, teachers
 
-from helpers import attribution, cohorts, evaluation, fields, models, results, warping
+from helpers import attribution, evaluation, fields, models, results, warping
 from helpers.cohorts import Cohort
 from helpers.warping.simulators import Simulation, deform
 
@@ -46,56 +49,80 @@ KINDS = (
 
 
 def main() -> None:
-    """Score kind by kind and seed by seed; write means and intervals."""
+    """Score task by task, kind by kind and seed by seed; write means and intervals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="+", choices=TASKS)
     parser.add_argument("--folder", type=Path, default=Path("runs/simulators"))
     parser.add_argument("--rivals", type=Path, default=Path("runs/rivals"))
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     arguments = parser.parse_args()
-    people = cohorts.simulate(TASK, HELD_OUT_SUBJECTS, HELD_OUT_SEED, progress=True)
-    patients = people[people.labels == 1]
-    uses = results.part(arguments.folder / "reliance.safetensors", reliance, patients)["worth"]
+    results.write(
+        "simulators",
+        {
+            "what": "What simulators and their rivals say of simulated people whom nobody has met.",
+            "command": f"python {' '.join(sys.argv)}",
+            "seeds": {"subjects": HELD_OUT_SEED, "choice": CHOICE_SEED, "simulators": list(SEEDS)},
+            "subjects": HELD_OUT_SUBJECTS,
+            "tasks": {task: scored(task, arguments) for task in arguments.tasks},
+        },
+    )
+
+
+def scored(task: str, arguments) -> dict:
+    """Return every measure of every kind for one task."""
+    held_out = people_of(task, HELD_OUT_SUBJECTS, HELD_OUT_SEED)
+    patients, folder = held_out[held_out.labels == 1], arguments.folder / task
+    uses = results.part(folder / "reliance.safetensors", reliance, task, patients)["worth"]
     persons, structures = [], []
     for kind in arguments.kinds:
         for seed in SEEDS:
-            network = simulator(kind, seed, arguments.rivals)
-            part = arguments.folder / f"{kind} {seed}.safetensors"
-            tables = results.part(part, score, kind, seed, network, people, judges(seed))
+            entrant = Entrant(kind, task, seed, simulator(kind, task, seed, arguments.rivals))
+            part = folder / f"{kind} {seed}.safetensors"
+            tables = results.part(part, score, entrant, held_out, judges(task, seed))
             persons.append(tables["persons"].assign(kind=kind, seed=seed))
             structures.append(tables["structures"].assign(kind=kind, seed=seed))
-    results.write("simulators", summarise(pd.concat(persons), pd.concat(structures), uses))
+    return summarise(pd.concat(persons), pd.concat(structures), uses)
 
 
-def reliance(patients: Cohort) -> dict[str, pd.DataFrame]:
+class Entrant(NamedTuple):
+    """One row's way to say what the disease did, with the people and teachers of one seed."""
+
+    kind: str
+    task: str
+    seed: int
+    network: torch.nn.Module | None
+
+
+def reliance(task: str, patients: Cohort) -> dict[str, pd.DataFrame]:
     """Return the Shapley values of every seed's classifier."""
-    networks = {seed: models.pretrained(TASK, seed=seed) for seed in SEEDS}
+    networks = {seed: models.pretrained(task, seed=seed) for seed in SEEDS}
     return {"worth": evaluation.reliance(networks, patients)}
 
 
-def simulator(kind: str, seed: int, rivals: Path) -> torch.nn.Module | None:
+def simulator(kind: str, task: str, seed: int, rivals: Path) -> torch.nn.Module | None:
     """Return the simulator of a kind and seed, if the kind is one."""
     if kind in ("course", "the common start alone"):
-        return warping.pretrained(TASK, seed=seed)
+        return warping.pretrained(task, seed=seed)
     if kind in SIMULATORS:
-        return warping.pretrained(f"{TASK}-{kind}", seed=seed, folder=rivals)
+        return warping.pretrained(f"{task}-{kind}", seed=seed, folder=rivals)
     return None
 
 
-def judges(seed: int) -> dict[str, list[torch.nn.Module]]:
+def judges(task: str, seed: int) -> dict[str, list[torch.nn.Module]]:
     """Return the classifiers that took no part: as they came, and hardened."""
     others = [k for k in SEEDS if k != seed]
     return {
-        "as they came": [models.pretrained(TASK, seed=k) for k in others],
+        "as they came": [models.pretrained(task, seed=k) for k in others],
         "hardened": [
-            models.pretrained(f"{TASK}-hardened", seed=k, folder=warping.WEIGHTS) for k in others
+            models.pretrained(f"{task}-hardened", seed=k, folder=warping.WEIGHTS) for k in others
         ],
     }
 
 
-def score(kind: str, seed: int, network, people: Cohort, judges: dict) -> dict[str, pd.DataFrame]:
+def score(entrant: Entrant, people: Cohort, judges: dict) -> dict[str, pd.DataFrame]:
     """Return one row a person, and one row a person and structure."""
     ill, brain = people.labels == 1, (people.volumes != 0).float().mean(0)[0] > 0.5
-    removed = answer(kind, seed, network, people.volumes, "remove")
+    removed = answer(entrant, people.volumes, "remove")
     found = -removed.log_expansion if isinstance(removed, Simulation) else removed
     size = found.abs()[:, 0, brain]
     persons = pd.DataFrame({"subject": range(len(people)), "label": people.labels})
@@ -104,7 +131,7 @@ def score(kind: str, seed: int, network, people: Cohort, judges: dict) -> dict[s
     persons = persons.join(own.set_index(persons.index[ill.numpy()]))
     persons["size"], persons["outside"] = size.mean(1), outside.where(ill, torch.nan)
     if isinstance(removed, Simulation):
-        injected = answer(kind, seed, network, people.volumes, "inject")
+        injected = answer(entrant, people.volumes, "inject")
         persons["injected size"] = injected.log_expansion.abs()[:, 0, brain].mean(1)
         persons["folded"] = torch.maximum(
             *(fields.folding_fraction(s.displacement) for s in (removed, injected))
@@ -115,21 +142,22 @@ def score(kind: str, seed: int, network, people: Cohort, judges: dict) -> dict[s
         )
         for name, networks in judges.items():
             persons[f"changes its mind, {name}"] = changed(networks, people, asked.volumes)
-        if kind in SIMULATORS:
-            back = answer(kind, seed, network, injected.volumes, "remove")
+        if entrant.kind in SIMULATORS:
+            back = answer(entrant, injected.volumes, "remove")
             way = fields.compose(injected.displacement, back.displacement)
             persons["there and back"] = error(people, way, people.volumes).where(~ill, torch.nan)
-            half = answer(kind, seed, network, people.volumes, "remove", 0.5)
-            rest = answer(kind, seed, network, half.volumes, "remove")
+            half = answer(entrant, people.volumes, "remove", 0.5)
+            rest = answer(entrant, half.volumes, "remove")
             way = fields.compose(half.displacement, rest.displacement)
             persons["in two steps"] = error(people, way, removed.volumes).where(ill, torch.nan)
     return {"persons": persons, "structures": evaluation.by_structure(found, people)}
 
 
-def answer(kind: str, seed: int, network, volumes: Tensor, direction: str, strength: float = 1.0):
+def answer(entrant: Entrant, volumes: Tensor, direction: str, strength: float = 1.0):
     """Return a simulation, or a map in units of its own, of what the disease did."""
+    kind, task, seed, network = entrant
     if kind == "optimized for each person":
-        return warping.optimize(teachers(seed), volumes, learners(seed), direction)
+        return warping.optimize(teachers(task, seed), volumes, learners(task, seed), direction)
     if kind == "the common start alone":
         sign = warping.DIRECTIONS[direction]
         common = network.common.expand(len(volumes), -1, -1, -1)
@@ -137,11 +165,11 @@ def answer(kind: str, seed: int, network, volumes: Tensor, direction: str, stren
     if kind in SIMULATORS:
         return together(lambda v: network(v, direction, strength), volumes)
     if kind == "t-map of the group":
-        people = learners(seed)
-        rivals = evaluation.label_aware_rivals(people.volumes, people.labels, 1)
+        group = learners(task, seed)
+        rivals = evaluation.label_aware_rivals(group.volumes, group.labels, 1)
         return rivals["t-map"](volumes)
-    width, sign = chosen_width(seed)
-    maps = sign * fields.gaussian_blur(gradient(seed, volumes), width)
+    width, sign = chosen_width(task, seed)
+    maps = sign * fields.gaussian_blur(gradient(task, seed, volumes), width)
     return maps.mean(0).expand_as(maps) if kind.endswith("mean of the group") else maps
 
 
@@ -152,34 +180,33 @@ def together(simulate, volumes: Tensor) -> Simulation:
     return Simulation(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def gradient(seed: int, volumes: Tensor) -> Tensor:
+def gradient(task: str, seed: int, volumes: Tensor) -> Tensor:
     """Return the mean gradient of the teachers' margin of the disease, in units of its size."""
     maps = [
         attribution.gradient(net, volumes, 1) - attribution.gradient(net, volumes, 0)
-        for net in teachers(seed)
+        for net in teachers(task, seed)
     ]
     return sum(m / m.flatten(1).std(1).mean() for m in maps) / len(maps)
 
 
 @functools.cache
-def chosen_width(seed: int) -> tuple[float, float]:
+def chosen_width(task: str, seed: int) -> tuple[float, float]:
     """Return the blur and the sign with which the gradient finds most of other people."""
-    people = cohorts.simulate(TASK, CHOICE_SUBJECTS, CHOICE_SEED)
-    people = people[people.labels == 1]
-    brain, maps = (people.volumes != 0).float().mean(0)[0] > 0.5, gradient(seed, people.volumes)
+    others = people_of(task, CHOICE_SUBJECTS, CHOICE_SEED)
+    ill = others[others.labels == 1]
+    brain, maps = (ill.volumes != 0).float().mean(0)[0] > 0.5, gradient(task, seed, ill.volumes)
 
     def own(width: float, sign: float) -> float:
         found = sign * fields.gaussian_blur(maps, width)
-        truth = people.truth.log_expansion
-        return evaluation.own_deviation(found, truth, brain)["own"].mean()
+        return evaluation.own_deviation(found, ill.truth.log_expansion, brain)["own"].mean()
 
     return max(((w, s) for w in WIDTHS for s in (1.0, -1.0)), key=lambda choice: own(*choice))
 
 
 @functools.cache
-def learners(seed: int) -> Cohort:
+def learners(task: str, seed: int) -> Cohort:
     """Return the people whom the simulators of a seed have learned from."""
-    return cohorts.simulate(TASK, SUBJECTS, SUBJECT_SEED + PEOPLE * seed)
+    return people_of(task, SUBJECTS, SUBJECT_SEED + PEOPLE * seed)
 
 
 def changed(networks: list, people: Cohort, volumes: Tensor) -> Tensor:
@@ -247,10 +274,6 @@ def summarise(persons: pd.DataFrame, structures: pd.DataFrame, uses: pd.DataFram
         for (kind, seed), part in structures.groupby(["kind", "seed"], sort=False)
     ]
     return {
-        "what": "What simulators and their rivals say of simulated people whom nobody has met.",
-        "command": "python data_scripts/score_simulators.py --rivals runs/rivals",
-        "seeds": {"subjects": HELD_OUT_SEED, "choice": CHOICE_SEED, "simulators": list(SEEDS)},
-        "subjects": HELD_OUT_SUBJECTS,
         "shares": shares.round(3).to_dict(),
         "measures": pd.concat(rows).dropna().round(6).to_dict("records"),
         "network's own use": pd.DataFrame(agreed).round(3).to_dict("records"),

@@ -6,23 +6,24 @@ classifier and the people of both differ from seed to seed, so the classifiers o
 can judge a simulator without having taken part. On one core, hardening takes about two minutes
 a classifier, a simulator about twenty.
 
-    python data_scripts/train_simulators.py --seeds 0 1 2
+    python data_scripts/train_simulators.py mixed mixed_alcohol --seeds 0 1 2
 
 The same people and teachers train the published simulator and the course's first one, as rivals:
 
-    python data_scripts/train_simulators.py --kind liu2021 --seeds 0 1 2 --folder runs/rivals
-    python data_scripts/train_simulators.py --kind first --seeds 0 1 2 --folder runs/rivals
+    python data_scripts/train_simulators.py mixed --kind liu2021 --seeds 0 1 2 --folder runs/rivals
+    python data_scripts/train_simulators.py mixed --kind first --seeds 0 1 2 --folder runs/rivals
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from train_models import RECIPES, TRAIN_SEED, versions
+from train_models import RECIPES, TRAIN_SEED, simulates, versions
 
 from helpers import cohorts, models, warping
 
-TASK = "mixed"
+# Every patient has structures of her own that are ill, each in a strength of its own.
+TASKS = {"mixed": {}, "mixed_alcohol": {"structures": "alcohol"}}
 SEEDS = (0, 1, 2)
 PEOPLE = 10  # from one seed's cohorts to the next one's
 HARDENING_SUBJECTS = 800
@@ -36,8 +37,9 @@ TRAINING = {
 
 
 def main() -> None:
-    """Train every seed named on the command line."""
+    """Train every task and seed named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="+", choices=TASKS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], choices=SEEDS)
     parser.add_argument("--kind", default="course", choices=TRAINING)
     parser.add_argument("--folder", type=Path, default=warping.WEIGHTS, help="where to write")
@@ -45,64 +47,69 @@ def main() -> None:
         "--checkpoints", type=Path, default=Path("runs"), help="where to resume from"
     )
     arguments = parser.parse_args()
-    for seed in arguments.seeds:
-        if arguments.kind == "course":
-            harden(seed, arguments)
-        train_one(seed, arguments)
+    for task in arguments.tasks:
+        for seed in arguments.seeds:
+            if arguments.kind == "course":
+                harden(task, seed, arguments)
+            train_one(task, seed, arguments)
 
 
-def harden(seed: int, arguments) -> None:
+def people_of(task: str, subjects: int, seed: int, **options) -> cohorts.Cohort:
+    """Return people of a task, simulated."""
+    options = {**TASKS[task], **options}
+    return cohorts.simulate(simulates(task), subjects, seed, progress=True, **options)
+
+
+def harden(task: str, seed: int, arguments) -> None:
     """Train a shipped classifier on with disturbances; what was finished before is read."""
-    people = cohorts.simulate(
-        TASK,
-        HARDENING_SUBJECTS,
-        TRAIN_SEED + PEOPLE * seed,
-        progress=True,
-        **RECIPES[TASK]["cohort"],
-    )
-    model = models.pretrained(TASK, seed=seed)
+    own = TRAIN_SEED + PEOPLE * seed
+    model = models.pretrained(task, seed=seed)
     history = models.train(
         model,
-        people,
+        people_of(task, HARDENING_SUBJECTS, own, **RECIPES[task]["cohort"]),
         augment=warping.disturbances,
         seed=seed,
-        checkpoint=arguments.checkpoints / f"hardened-{TASK}-{seed}.safetensors",
+        checkpoint=arguments.checkpoints / f"hardened-{task}-{seed}.safetensors",
         **HARDENING,
     )
-    print(f"hardened {TASK} {seed}\n{history.round(3).to_string(index=False)}", flush=True)
+    print(f"hardened {task} {seed}\n{history.round(3).to_string(index=False)}", flush=True)
     minutes = round(history["seconds"].sum() / 60, 1)
     card = {
         **model.card,
-        "task": f"{TASK}-hardened",
+        "task": f"{task}-hardened",
         "hardening": {**HARDENING, "subjects": HARDENING_SUBJECTS, "minutes": minutes},
-        "command": f"python data_scripts/train_simulators.py --seeds {seed}",
+        "command": f"python data_scripts/train_simulators.py {task} --seeds {seed}",
         "versions": versions(),
     }
     for score in ("held_out", "shares"):
         del card[score]  # those were the scores before
     models.save_pretrained(
-        model.cpu(), f"{TASK}-hardened", card, seed=seed, folder=arguments.folder
+        model.cpu(), f"{task}-hardened", card, seed=seed, folder=arguments.folder
     )
 
 
-def teachers(seed: int, folder: Path = warping.WEIGHTS) -> list[torch.nn.Module]:
+def teachers(task: str, seed: int, folder: Path = warping.WEIGHTS) -> list[torch.nn.Module]:
     """Return the classifiers that teach the simulators of a seed."""
     return [
-        models.pretrained(f"{TASK}-hardened", seed=seed, folder=folder),
-        models.pretrained(TASK, seed=seed),
+        models.pretrained(f"{task}-hardened", seed=seed, folder=folder),
+        models.pretrained(task, seed=seed),
     ]
 
 
-def train_one(seed: int, arguments) -> None:
+def train_one(task: str, seed: int, arguments) -> None:
     """Train one simulator and write weights and card."""
     people_seed = SUBJECT_SEED + PEOPLE * seed
-    cohort = cohorts.simulate(TASK, SUBJECTS, people_seed, progress=True)
+    cohort = people_of(task, SUBJECTS, people_seed)
     training = TRAINING[arguments.kind]
-    name = TASK if arguments.kind == "course" else f"{TASK}-{arguments.kind}"
+    folder = arguments.folder if arguments.kind == "course" else warping.WEIGHTS
+    classifiers = teachers(task, seed, folder)
+    eyes = {"eyes": len(classifiers)} if arguments.kind == "course" else {}
+    options = {"name": arguments.kind, "shape": list(cohort.grid.shape), **eyes}
+    name = task if arguments.kind == "course" else f"{task}-{arguments.kind}"
     simulator, history = warping.train_simulator(
-        teachers(seed, arguments.folder if arguments.kind == "course" else warping.WEIGHTS),
+        classifiers,
         cohort,
-        simulator=warping.build(arguments.kind, cohort.grid.shape, seed=seed),
+        simulator=warping.build(**options, seed=seed),
         seed=seed,
         checkpoint=arguments.checkpoints / f"simulator-{name}-{seed}.safetensors",
         **training,
@@ -110,20 +117,20 @@ def train_one(seed: int, arguments) -> None:
     print(f"simulator {name} {seed}\n{history.round(4).to_string(index=False)}", flush=True)
     kind = "" if arguments.kind == "course" else f" --kind {arguments.kind}"
     card = {
-        "task": TASK,
+        "task": task,
         "what": "Trained on simulated brains; shows nothing about any patient.",
-        "simulator": {"name": arguments.kind, "shape": list(cohort.grid.shape)},
+        "simulator": options,
         "spacing_mm": cohort.grid.spacing_mm[0],
         "training": {
             "subjects": SUBJECTS,
             "seed": people_seed,
             "weights_seed": seed,
-            "teachers": [f"{TASK}-hardened {seed}", f"{TASK} {seed}"],
+            "teachers": [f"{task}-hardened {seed}", f"{task} {seed}"],
             **training,
             "minutes": round(history["seconds"].sum() / 60, 1),
             "last_epoch": history.round(4).to_dict("records")[-1],
         },
-        "command": f"python data_scripts/train_simulators.py{kind} --seeds {seed}",
+        "command": f"python data_scripts/train_simulators.py {task}{kind} --seeds {seed}",
         "versions": versions(),
     }
     warping.save_pretrained(simulator, name, card, seed=seed, folder=arguments.folder)

@@ -1,7 +1,7 @@
 """Train a simulator: it learns to undo what was done to healthy brains, and asks the classifiers.
 
 The classifiers are frozen. First they are asked for one deformation that makes healthy people
-patients for them (`helpers.warping.optimizing.common_potential`). Then the simulator is taught with
+patients for them (`helpers.warping.common.common_potential`). Then the simulator is taught with
 brains whose answer is known: this deformation is injected into healthy people, at random places and
 in random doses, and the simulator has to say what was done and what is lacking. Beside that, it has
 to bring real patients and real healthy people to what is typical of the other class.
@@ -24,9 +24,9 @@ from helpers.keyed import fingerprint
 from helpers.models import engine
 from helpers.models.checkpoints import checkpoint_for, data_key
 from helpers.warping import first, lessons, published
+from helpers.warping.common import common_potential
 from helpers.warping.first import FirstSimulator, FirstTerms
 from helpers.warping.lessons import Lessons
-from helpers.warping.optimizing import common_potential
 from helpers.warping.published import Liu2021, PublishedTerms
 from helpers.warping.readers import read
 from helpers.warping.simulators import Simulator, check

@@ -5,9 +5,7 @@ import torch
 from torch import nn
 
 from helpers import cohorts, fields, models, warping
-from helpers.warping import optimizing
 from helpers.warping.published import Liu2021
-from helpers.warping.simulators import deform
 
 PLACE = "lateral ventricle left"
 
@@ -125,59 +123,6 @@ def test_bad_requests(reader, people):
             optimized(reader, ill, people, **options)
     with pytest.raises(ValueError, match="expected one brain or more"):
         optimized(reader, ill[:0], people)
-
-
-class TwoPlaces(nn.Module):
-    """Reads two ventricles, one of them four times as loudly."""
-
-    def __init__(self, places, levels):
-        super().__init__()
-        weights = (4.0, 1.0)
-        self.register_buffer(
-            "pattern", sum(w * p.float() / p.sum() for w, p in zip(weights, places, strict=True))
-        )
-        self.level = sum(w * level for w, level in zip(weights, levels, strict=True))
-
-    def forward(self, volumes):
-        return 10 * (self.level - torch.einsum("scxyz,xyz->s", volumes, self.pattern))[:, None]
-
-
-@pytest.fixture(scope="module")
-def sides(people):
-    cores = cohorts.planted_structures("atrophy", people.grid, within=0.7)
-    return [cores[f"lateral ventricle {side}"] for side in ("left", "right")]
-
-
-def common(people, reader, typical, **options):
-    options = {"steps": 12, "step_size": 0.3, **options}
-    return optimizing.common_potential(
-        reader, people, typical, blur_voxels=2.5, generator=torch.Generator(), **options
-    )
-
-
-def test_the_common_potential_makes_typical_patients_and_all_places_alike(people, sides):
-    levels = [people.volumes[:, :, place].mean() for place in sides]
-    reader = TwoPlaces(sides, levels).eval()
-    groups = [people.volumes[people.labels == label] for label in (0, 1)]
-    typical = torch.stack([reader(group).mean(0) for group in groups])
-    assert typical[1] > typical[0]
-    potential = common(people, reader, typical)
-    injected = deform(groups[0], potential.expand(len(groups[0]), -1, -1, -1), 2.5)
-    way = typical[1] - typical[0]
-    assert abs(reader(injected.volumes).mean(0) - typical[1]) < 0.05 * way
-    change = injected.log_expansion.mean(0)[0]
-    loud, quiet = (float(change[place].abs().mean()) for place in sides)
-    assert 0.5 < loud / quiet < 2  # and not 4
-    again = common(people, reader, typical)
-    assert torch.equal(again, potential)
-
-
-def test_classifiers_that_no_deformation_moves_are_refused(people):
-    def reader(volumes):
-        return 0 * volumes.mean((1, 2, 3, 4))[:, None]
-
-    with pytest.raises(ValueError, match=r"100% of the way is left where tissue grows or shrinks"):
-        common(people, reader, torch.tensor([[0.0], [1.0]]), steps=2)
 
 
 def test_simulators_by_name():

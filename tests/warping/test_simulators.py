@@ -134,20 +134,25 @@ def test_padding_is_cropped_back_exactly():
 
 
 def test_a_simulator_sees_with_the_classifiers_eyes_and_leaves_them_as_they_are(volumes):
-    classifier = models.build("course_with_places", 2, SHAPE, seed=4).eval()
-    simulator = warping.Simulator(SHAPE)
-    simulator.look_through(classifier)
-    seen, oracle = [], []
-    simulator.eyes[3].register_forward_hook(lambda *call: seen.append(call[-1]))
-    classifier.block4.register_forward_hook(lambda *call: oracle.append(call[-1]))
-    simulator.train()(volumes, "remove")
-    classifier(volumes)
-    assert torch.equal(seen[0], oracle[0])
+    classifiers = [
+        models.build("course_with_places", 2, SHAPE, seed=seed).eval() for seed in (4, 5)
+    ]
+    simulator = warping.Simulator(SHAPE, eyes=2)
+    simulator.look_through(classifiers)
+    for eyes, classifier in zip(simulator.eyes, classifiers, strict=True):
+        seen, oracle = [], []
+        eyes[3].register_forward_hook(lambda *call, seen=seen: seen.append(call[-1]))
+        classifier.block4.register_forward_hook(
+            lambda *call, oracle=oracle: oracle.append(call[-1])
+        )
+        simulator.train()(volumes, "remove")
+        classifier(volumes)
+        assert torch.equal(seen[0], oracle[0])
     assert not any(parameter.requires_grad for parameter in simulator.eyes.parameters())
     assert not any(module.training for module in simulator.eyes.modules())
     with torch.no_grad():
-        classifier.block1[0].weight.zero_()  # the simulator has a copy
-    assert simulator.eyes[0][0].weight.any()
+        classifiers[0].block1[0].weight.zero_()  # the simulator has a copy
+    assert simulator.eyes[0][0][0].weight.any()
 
 
 def test_features_are_differences_from_healthy_people():
@@ -170,7 +175,7 @@ def test_features_are_differences_from_healthy_people():
 def test_a_classifier_without_fitting_eyes_leaves_a_simulator_its_own():
     simulator = warping.Simulator(SHAPE)
     before = {name: value.clone() for name, value in simulator.state_dict().items()}
-    simulator.look_through(nn.Linear(2, 2))
+    simulator.look_through([nn.Linear(2, 2)])
     for name, value in simulator.state_dict().items():
         assert torch.equal(value, before[name])
     assert all(parameter.requires_grad for parameter in simulator.parameters())
