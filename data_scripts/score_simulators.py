@@ -37,6 +37,8 @@ CHOICE_SEED, CHOICE_SUBJECTS = 825, 40  # on whom the width of a blur is chosen
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
 LARGE_SHARE = 0.1  # of a decision: structures whose slope is a goal
 RESAMPLES = 1000
+STRENGTHS = (0.1, 0.2, 0.4)  # log expansion: about 10, 20 and 50 % of volume
+STRENGTH_NAMES = ("up to 0.1", "0.1 to 0.2", "0.2 to 0.4", "more than 0.4")
 SIMULATORS = ("course", "liu2021", "first")
 KINDS = (
     *SIMULATORS,
@@ -131,25 +133,27 @@ def score(entrant: Entrant, people: Cohort, judges: dict) -> dict[str, pd.DataFr
     persons = persons.join(own.set_index(persons.index[ill.numpy()]))
     persons["size"], persons["outside"] = size.mean(1), outside.where(ill, torch.nan)
     if isinstance(removed, Simulation):
-        injected = answer(entrant, people.volumes, "inject")
-        persons["injected size"] = injected.log_expansion.abs()[:, 0, brain].mean(1)
-        persons["folded"] = torch.maximum(
-            *(fields.folding_fraction(s.displacement) for s in (removed, injected))
-        )
-        asked = Simulation(
-            torch.where(ill.view(-1, 1, 1, 1, 1), removed.volumes, injected.volumes),
-            removed.displacement,
+        well, volumes = ~ill, removed.volumes.clone()
+        injected = answer(entrant, people.volumes[well], "inject")
+        volumes[well] = injected.volumes
+        folded = fields.folding_fraction(removed.displacement)
+        folded[well] = folded[well].maximum(fields.folding_fraction(injected.displacement))
+        persons["folded"] = folded
+        persons.loc[well.numpy(), "injected size"] = (
+            injected.log_expansion.abs()[:, 0, brain].mean(1).numpy()
         )
         for name, networks in judges.items():
-            persons[f"changes its mind, {name}"] = changed(networks, people, asked.volumes)
+            persons[f"changes its mind, {name}"] = changed(networks, people, volumes)
         if entrant.kind in SIMULATORS:
             back = answer(entrant, injected.volumes, "remove")
             way = fields.compose(injected.displacement, back.displacement)
-            persons["there and back"] = error(people, way, people.volumes).where(~ill, torch.nan)
-            half = answer(entrant, people.volumes, "remove", 0.5)
+            healthy = people.volumes[well]
+            persons.loc[well.numpy(), "there and back"] = error(healthy, way, healthy)
+            patients = people.volumes[ill]
+            half = answer(entrant, patients, "remove", 0.5)
             rest = answer(entrant, half.volumes, "remove")
             way = fields.compose(half.displacement, rest.displacement)
-            persons["in two steps"] = error(people, way, removed.volumes).where(ill, torch.nan)
+            persons.loc[ill.numpy(), "in two steps"] = error(patients, way, removed.volumes[ill])
     return {"persons": persons, "structures": evaluation.by_structure(found, people)}
 
 
@@ -219,9 +223,9 @@ def changed(networks: list, people: Cohort, volumes: Tensor) -> Tensor:
     return ((after != before) & right).sum(0) / torch.where(right.any(0), right.sum(0), torch.nan)
 
 
-def error(people: Cohort, way: Tensor, goal: Tensor) -> Tensor:
+def error(volumes: Tensor, way: Tensor, goal: Tensor) -> np.ndarray:
     """Return the mean squared difference of brains that went a way from where they should be."""
-    return (fields.warp(people.volumes, way) - goal).square().flatten(1).mean(1)
+    return (fields.warp(volumes, way) - goal).square().flatten(1).mean(1).numpy()
 
 
 def measures(persons: pd.DataFrame, structures: pd.DataFrame, large: set) -> dict[str, float]:
@@ -243,7 +247,7 @@ def measures(persons: pd.DataFrame, structures: pd.DataFrame, large: set) -> dic
         "share between persons": ill["between"].mean(),
         "share outside": ill["outside"].mean(),
     }
-    if "injected size" in persons and persons["injected size"].notna().all():
+    if "injected size" in persons and well["injected size"].notna().all():
         found["healthy: removed over injected"] = well["size"].mean() / well["injected size"].mean()
     for column in persons.columns[persons.columns.str.startswith("changes")]:
         found[f"{column}, remove"] = ill[column].mean()
@@ -276,8 +280,36 @@ def summarise(persons: pd.DataFrame, structures: pd.DataFrame, uses: pd.DataFram
     return {
         "shares": shares.round(3).to_dict(),
         "measures": pd.concat(rows).dropna().round(6).to_dict("records"),
+        "by strength": {
+            kind: by_strength(part) for kind, part in structures.groupby("kind", sort=False)
+        },
         "network's own use": pd.DataFrame(agreed).round(3).to_dict("records"),
     }
+
+
+def by_strength(structures: pd.DataFrame) -> list[dict]:
+    """Return what is found of weak and of strong effects, and in how many they stand out.
+
+    A structure stands out if more is found there than in 95 of 100 people without the disease.
+    """
+    parts = []
+    for _, part in structures.groupby(["seed", "structure"], sort=False):
+        sign = np.sign(part["planted"].sum())
+        usual = (sign * part.loc[part["label"] == 0, "found"]).quantile(0.95)
+        ill = part[part["label"] == 1]
+        planted, found = sign * ill["planted"], sign * ill["found"]
+        strength = pd.cut(planted, [-np.inf, *STRENGTHS, np.inf], labels=STRENGTH_NAMES)
+        strength = strength.astype(str).where(ill["ill"], "spared")
+        parts.append(
+            pd.DataFrame(
+                {"strength": strength, "planted": planted, "found": found, "out": found > usual}
+            )
+        )
+    groups = pd.concat(parts).groupby("strength")
+    table = groups[["planted", "found"]].mean().join(groups["out"].mean().rename("stands out"))
+    table = table.join(groups.size().rename("structures"))
+    table = table.loc[[name for name in ("spared", *STRENGTH_NAMES) if name in table.index]]
+    return table.round(3).reset_index().to_dict("records")
 
 
 def _drawn(persons: pd.DataFrame, structures: pd.DataFrame, random) -> tuple:

@@ -30,7 +30,7 @@ from helpers.warping.simulators import deform
 
 _TOGETHER = 8  # people that share a step
 _ASKING_STEPS, _STEP_SIZE, _SPARSITY = 80, 0.08, 0.2  # as in `optimize`, and less sparse
-_SEEING_STEPS = 40
+_SEEING_STEPS = 30
 _COARSER = 0.3  # what one resolution counts of the one before it
 _EQUAL = 0.2  # places with less than this share of the largest potential count as noise
 _LARGEST = 2.0  # log expansion at the steepest place: more than sevenfold

@@ -109,6 +109,7 @@ class Simulator(nn.Module):
         self.shape, self.blur_voxels = potentials.checked_shape(shape), blur_voxels
         points = potentials.control_points(shape)
         self.register_buffer("common", torch.zeros(points))
+        self.register_buffer("found", torch.ones(points))
         for name, features, places in (
             ("quarter", eyes * 16, points),
             ("eighth", eyes * (32 + 64), tuple(n // 2 for n in points)),

@@ -94,3 +94,40 @@ def test_who_is_at_the_target_costs_nothing_and_nobody_is_asked_the_wrong_way():
     assert asked[-3:] == ["inject", "inject", "remove"]
     assert asked[:-3].count("remove") == 3 * asked[:-3].count("inject")
     assert len(terms["undo"]) == len(asked) - 3
+
+
+class Sees(warping.Simulator):
+    """Finds a dose of a tenth of its mean intensity in a brain, in the left half alone."""
+
+    def doses(self, volumes, sign):
+        found = sign.view(-1, 1, 1, 1) * volumes.mean((1, 2, 3, 4)).view(-1, 1, 1, 1) / 10
+        answer = found.expand(-1, *self.common.shape).clone()
+        answer[:, self.common.shape[0] // 2 :] = 0
+        return answer
+
+
+def test_patients_have_one_dose_on_average_however_small_the_answers():
+    lessons = Lessons(Sees(SHAPE), reads_nothing, torch.zeros(1, 1, *SHAPE), torch.zeros(2, 1))
+    patients = torch.ones(2, 1, *SHAPE) * torch.tensor([3.0, 5.0]).view(2, 1, 1, 1, 1)
+    for _ in range(300):
+        found = lessons.found(patients)
+    left, right = found.chunk(2, dim=1)
+    torch.testing.assert_close(left[:, 0, 0, 0], torch.tensor([0.75, 1.25]), atol=1e-3, rtol=0)
+    assert not right.any()  # what is nowhere is not made up
+
+
+def test_every_second_lesson_is_what_a_patient_has(monkeypatch):
+    """To be found again in somebody else: one patient among two people, and then none."""
+    lessons = Lessons(Sees(SHAPE), reads_nothing, torch.zeros(1, 1, *SHAPE), torch.zeros(2, 1))
+    monkeypatch.setattr(
+        lessons, "doses", lambda count, _: -torch.ones(count, *lessons.common.shape)
+    )
+    given = []
+    monkeypatch.setattr(lessons, "inject", lambda v, doses, _: given.append(doses) or v)
+    volumes = torch.ones(2, 1, *SHAPE)
+    for labels in ([0, 1], [0, 0]):
+        lessons(lessons.simulator, volumes, torch.tensor(labels), seeded())
+    from_patients = (given[0] >= 0).flatten(1).all(1)
+    assert from_patients.tolist() == [True, False] * 4
+    assert given[0][0, 0].min() > 0
+    assert (given[1] == -1).all()
