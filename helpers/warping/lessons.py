@@ -22,8 +22,6 @@ SPARED, LARGEST_DOSE = 0.5, 4.0  # half of the places are spared, and the mean d
 UNTOUCHED = 0.125  # share of lessons in which nothing is done at all
 PATCH_POINTS = 1.0  # how far doses reach: standard deviation in control points, 16 mm
 NOISE = 0.05  # largest standard deviation: a brain that is interpolated once more has less of it
-AGAIN = 2  # each so manieth lesson is what was found in a patient, to be found again in another
-_PACE, _LEAST = 0.02, 0.3
 _DRAWN = 256  # dose maps that say how large injections are at each place
 _INJECT, _REMOVE = DIRECTIONS
 _PER_PERSON = (_REMOVE, _REMOVE, _REMOVE, _INJECT)  # lessons for each real person of a batch
@@ -49,7 +47,6 @@ class Lessons:
         healthy: Float[Tensor, "subject 1 x y z"],
         typical: Float[Tensor, "2 network"],
     ):
-        self.simulator = simulator
         self.common, self.blur_voxels = simulator.common, simulator.blur_voxels
         self.readers, self.healthy, self.typical = readers, healthy, typical
         doses = self.doses(_DRAWN, torch.Generator().manual_seed(0))
@@ -74,10 +71,6 @@ class Lessons:
         count = len(lessons)
         who = torch.randint(len(self.healthy), (count,), generator=generator)
         doses = self.doses(count, generator)
-        if labels.any():
-            found = self.found(volumes[labels == 1])
-            again = torch.arange(0, count, AGAIN, device=found.device)
-            doses[again] = found[torch.arange(len(again)) % len(found)]
         pupils = self.inject(self.healthy[who].to(volumes), doses, generator)
         asked = [*lessons, *other_class(labels)]
         sign = signs(asked, len(asked)).to(volumes)
@@ -98,18 +91,6 @@ class Lessons:
         doses = LARGEST_DOSE * F.relu(uniform - SPARED) / (1 - SPARED)
         touched = torch.rand(subjects, 1, 1, 1, generator=generator) >= UNTOUCHED
         return (touched * doses).to(self.common)
-
-    @torch.no_grad()
-    def found(self, patients: Float[Tensor, "subject 1 x y z"]) -> Float[Tensor, "subject a b c"]:
-        """Return the doses that are found in patients by now.
-
-        Answers are too small as long as they are uncertain. A typical patient has a dose of one
-        everywhere, for that is how the common potential was made.
-        """
-        remove = -torch.ones(len(patients)).to(patients)
-        doses = F.relu(-self.simulator.doses(potentials.pad(patients), remove))
-        self.simulator.found.lerp_(doses.mean(0), _PACE)
-        return (doses / self.simulator.found.clamp_min(_LEAST)).clamp_max(2 * LARGEST_DOSE)
 
     def inject(
         self,

@@ -15,7 +15,7 @@ stationary velocity.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -109,7 +109,6 @@ class Simulator(nn.Module):
         self.shape, self.blur_voxels = potentials.checked_shape(shape), blur_voxels
         points = potentials.control_points(shape)
         self.register_buffer("common", torch.zeros(points))
-        self.register_buffer("found", torch.ones(points))
         for name, features, places in (
             ("quarter", eyes * 16, points),
             ("eighth", eyes * (32 + 64), tuple(n // 2 for n in points)),
@@ -126,7 +125,7 @@ class Simulator(nn.Module):
         nn.init.zeros_(self.out.kernels)
         nn.init.zeros_(self.out.biases)
 
-    def look_through(self, classifiers: Sequence[nn.Module]) -> None:
+    def look_through(self, classifiers: Iterable[nn.Module]) -> None:
         """See with the classifiers' eyes from now on, and leave them as they are while training.
 
         Of a classifier that is none of the course's networks, the simulator cannot use the eyes:

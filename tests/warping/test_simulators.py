@@ -214,5 +214,7 @@ def test_bad_input(volumes):
         simulator(volumes.expand(-1, 2, -1, -1, -1), "inject")
     with pytest.raises(ValueError, match="more than 8 voxels an axis, got"):
         warping.Simulator((16, 8, 16))
-    with pytest.raises(ValueError, match="blur_voxels above 0, got nan"):
+    with pytest.raises(ValueError, match="blur_voxels above 0 and eyes of 1 or more, got nan"):
         warping.Simulator(SHAPE, blur_voxels=float("nan"))
+    with pytest.raises(ValueError, match=r"eyes of 1 or more, got 2\.5 and 0"):
+        warping.Simulator(SHAPE, eyes=0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from helpers import cohorts, fields, grids, models, warping
 from helpers.models.checkpoints import Checkpoint
-from helpers.warping import potentials, training
+from helpers.warping import common, potentials, training
 from helpers.warping.readers import read
 
 
