@@ -78,7 +78,8 @@ def scored(task: str, arguments) -> dict:
     persons, structures = [], []
     for kind in arguments.kinds:
         for seed in SEEDS:
-            entrant = Entrant(kind, task, seed, simulator(kind, task, seed, arguments.rivals))
+            network = simulator(kind, task, seed, arguments.rivals)
+            entrant = Entrant(kind, task, seed, network, teachers(task, seed))
             part = folder / f"{kind} {seed}.safetensors"
             tables = results.part(part, score, entrant, held_out, judges(task, seed))
             persons.append(tables["persons"].assign(kind=kind, seed=seed))
@@ -93,6 +94,7 @@ class Entrant(NamedTuple):
     task: str
     seed: int
     network: torch.nn.Module | None
+    teachers: list[torch.nn.Module]
 
 
 def reliance(task: str, patients: Cohort) -> dict[str, pd.DataFrame]:
@@ -159,9 +161,9 @@ def score(entrant: Entrant, people: Cohort, judges: dict) -> dict[str, pd.DataFr
 
 def answer(entrant: Entrant, volumes: Tensor, direction: str, strength: float = 1.0):
     """Return a simulation, or a map in units of its own, of what the disease did."""
-    kind, task, seed, network = entrant
+    kind, task, seed, network, classifiers = entrant
     if kind == "optimized for each person":
-        return warping.optimize(teachers(task, seed), volumes, learners(task, seed), direction)
+        return warping.optimize(classifiers, volumes, learners(task, seed), direction)
     if kind == "the common start alone":
         sign = warping.DIRECTIONS[direction]
         common = network.common.expand(len(volumes), -1, -1, -1)
@@ -173,7 +175,7 @@ def answer(entrant: Entrant, volumes: Tensor, direction: str, strength: float = 
         rivals = evaluation.label_aware_rivals(group.volumes, group.labels, 1)
         return rivals["t-map"](volumes)
     width, sign = chosen_width(task, seed)
-    maps = sign * fields.gaussian_blur(gradient(task, seed, volumes), width)
+    maps = sign * fields.gaussian_blur(gradient(classifiers, volumes), width)
     return maps.mean(0).expand_as(maps) if kind.endswith("mean of the group") else maps
 
 
@@ -184,11 +186,11 @@ def together(simulate, volumes: Tensor) -> Simulation:
     return Simulation(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def gradient(task: str, seed: int, volumes: Tensor) -> Tensor:
+def gradient(classifiers: list, volumes: Tensor) -> Tensor:
     """Return the mean gradient of the teachers' margin of the disease, in units of its size."""
     maps = [
         attribution.gradient(net, volumes, 1) - attribution.gradient(net, volumes, 0)
-        for net in teachers(task, seed)
+        for net in classifiers
     ]
     return sum(m / m.flatten(1).std(1).mean() for m in maps) / len(maps)
 
@@ -198,7 +200,8 @@ def chosen_width(task: str, seed: int) -> tuple[float, float]:
     """Return the blur and the sign with which the gradient finds most of other people."""
     others = people_of(task, CHOICE_SUBJECTS, CHOICE_SEED)
     ill = others[others.labels == 1]
-    brain, maps = (ill.volumes != 0).float().mean(0)[0] > 0.5, gradient(task, seed, ill.volumes)
+    brain = (ill.volumes != 0).float().mean(0)[0] > 0.5
+    maps = gradient(teachers(task, seed), ill.volumes)
 
     def own(width: float, sign: float) -> float:
         found = sign * fields.gaussian_blur(maps, width)

@@ -4,7 +4,7 @@ First the task's classifier of a seed is trained on with disturbances, until its
 about anatomy. Then a simulator learns from the two of them, as it came and hardened. Simulator,
 classifier and the people of both differ from seed to seed, so the classifiers of the other seeds
 can judge a simulator without having taken part. On one core, hardening takes about two minutes
-a classifier, a simulator about twenty.
+a classifier, a simulator about twenty-five.
 
     python data_scripts/train_simulators.py mixed mixed_alcohol --seeds 0 1 2
 
