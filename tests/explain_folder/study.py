@@ -1,5 +1,6 @@
 """A small network and small scans for the command that explains a folder."""
 
+import hashlib
 import runpy
 from pathlib import Path
 
@@ -26,4 +27,11 @@ def explain(folder, output, *more, model="tiny.safetensors", method="gradient"):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    """The files by name: texts as they are, others by their hash, so a difference can be read."""
+    return {path.name: _content(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _content(path):
+    if path.suffix in (".json", ".csv"):
+        return path.read_text()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
