@@ -26,7 +26,16 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from train_simulators import PEOPLE, SEEDS, SUBJECT_SEED, SUBJECTS, TASKS, people_of, teachers
+from train_simulators import (
+    PEOPLE,
+    SEEDS,
+    SUBJECT_SEED,
+    SUBJECTS,
+    TASKS,
+    classifiers_of,
+    people_of,
+    teachers,
+)
 
 from helpers import attribution, evaluation, fields, models, results, warping
 from helpers.cohorts import Cohort
@@ -98,8 +107,9 @@ class Entrant(NamedTuple):
 
 
 def reliance(task: str, patients: Cohort) -> dict[str, pd.DataFrame]:
-    """Return the Shapley values of every seed's classifier."""
-    networks = {seed: models.pretrained(task, seed=seed) for seed in SEEDS}
+    """Return the Shapley values of every seed's classifiers."""
+    seeds = [k for seed in SEEDS for k in classifiers_of(seed)]
+    networks = {k: models.pretrained(task, seed=k) for k in seeds}
     return {"worth": evaluation.reliance(networks, patients)}
 
 
@@ -114,7 +124,7 @@ def simulator(kind: str, task: str, seed: int, rivals: Path) -> torch.nn.Module 
 
 def judges(task: str, seed: int) -> dict[str, list[torch.nn.Module]]:
     """Return the classifiers that took no part: as they came, and hardened."""
-    others = [k for k in SEEDS if k != seed]
+    others = [k for other in SEEDS if other != seed for k in classifiers_of(other)]
     return {
         "as they came": [models.pretrained(task, seed=k) for k in others],
         "hardened": [
@@ -277,7 +287,11 @@ def summarise(persons: pd.DataFrame, structures: pd.DataFrame, uses: pd.DataFram
         values = {"mean": table.iloc[0], "low": low, "high": high}
         rows.append(pd.DataFrame(values).rename_axis("measure").reset_index().assign(kind=kind))
     agreed = [
-        {"kind": kind, "seed": int(seed), **_agreement(part, uses[uses["network"] == seed])}
+        {
+            "kind": kind,
+            "seed": int(seed),
+            **_agreement(part, uses[uses["network"].isin(classifiers_of(seed))]),
+        }
         for (kind, seed), part in structures.groupby(["kind", "seed"], sort=False)
     ]
     return {
@@ -332,8 +346,8 @@ def _drawn(persons: pd.DataFrame, structures: pd.DataFrame, random) -> tuple:
 
 
 def _agreement(structures: pd.DataFrame, uses: pd.DataFrame) -> dict[str, float]:
-    """Return how the size found in structures goes with what the classifier makes of them."""
-    worth = uses.pivot(index="participant_id", columns="part", values="value").fillna(0.0)
+    """Return how the size found in structures goes with what the teachers make of them."""
+    worth = uses.pivot_table(index="participant_id", columns="part", values="value").fillna(0.0)
     ill = structures[structures["label"] == 1]
     found = ill.pivot(index="subject", columns="structure", values="found").abs()
     worth = worth.loc[sorted(worth.index)][found.columns]

@@ -6,7 +6,7 @@ seed starts from other weights and sees the same subjects in another order; netw
 have seen other people as well.
 
     python data_scripts/train_models.py lesion shortcut
-    python data_scripts/train_models.py mixed mixed_alcohol --seeds 0 1 2
+    python data_scripts/train_models.py mixed mixed_alcohol --seeds 0 1 2 3 4 5
     python data_scripts/train_models.py atrophy alcohol sex --seeds 0 1 2
 """
 

@@ -1,8 +1,8 @@
 """Train the simulators that ship with the course, and write their weights and cards.
 
-First the task's classifier of a seed is trained on with disturbances, until its change of mind is
-about anatomy. Then a simulator learns from the two of them, as it came and hardened. Simulator,
-classifier and the people of both differ from seed to seed, so the classifiers of the other seeds
+First two of the task's classifiers are trained on with disturbances, until their change of mind is
+about anatomy. Then a simulator learns from the four of them, as they came and hardened. Simulator,
+classifiers and the people of all differ from seed to seed, so the classifiers of the other seeds
 can judge a simulator without having taken part. On one core, hardening takes about two minutes
 a classifier, a simulator about twenty-five.
 
@@ -50,7 +50,8 @@ def main() -> None:
     for task in arguments.tasks:
         for seed in arguments.seeds:
             if arguments.kind == "course":
-                harden(task, seed, arguments)
+                for classifier in classifiers_of(seed):
+                    harden(task, classifier, arguments)
             train_one(task, seed, arguments)
 
 
@@ -78,7 +79,7 @@ def harden(task: str, seed: int, arguments) -> None:
         **model.card,
         "task": f"{task}-hardened",
         "hardening": {**HARDENING, "subjects": HARDENING_SUBJECTS, "minutes": minutes},
-        "command": f"python data_scripts/train_simulators.py {task} --seeds {seed}",
+        "command": f"python data_scripts/train_simulators.py {task} --seeds {seed % len(SEEDS)}",
         "versions": versions(),
     }
     for score in ("held_out", "shares"):
@@ -88,11 +89,20 @@ def harden(task: str, seed: int, arguments) -> None:
     )
 
 
+def classifiers_of(seed: int) -> tuple[int, int]:
+    """Return the seeds of the two classifiers that teach the simulators of a seed."""
+    return seed, seed + len(SEEDS)
+
+
 def teachers(task: str, seed: int, folder: Path = warping.WEIGHTS) -> list[torch.nn.Module]:
-    """Return the classifiers that teach the simulators of a seed."""
+    """Return the classifiers that teach the simulators of a seed, each hardened and as it came."""
     return [
-        models.pretrained(f"{task}-hardened", seed=seed, folder=folder),
-        models.pretrained(task, seed=seed),
+        classifier
+        for k in classifiers_of(seed)
+        for classifier in (
+            models.pretrained(f"{task}-hardened", seed=k, folder=folder),
+            models.pretrained(task, seed=k),
+        )
     ]
 
 
@@ -125,7 +135,11 @@ def train_one(task: str, seed: int, arguments) -> None:
             "subjects": SUBJECTS,
             "seed": people_seed,
             "weights_seed": seed,
-            "teachers": [f"{task}-hardened {seed}", f"{task} {seed}"],
+            "teachers": [
+                name
+                for k in classifiers_of(seed)
+                for name in (f"{task}-hardened {k}", f"{task} {k}")
+            ],
             **training,
             "minutes": round(history["seconds"].sum() / 60, 1),
             "last_epoch": history.round(4).to_dict("records")[-1],

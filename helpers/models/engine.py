@@ -83,6 +83,8 @@ def fit(
     if batch_size % fabric.world_size:
         raise ValueError(f"batch_size {batch_size} must divide by {fabric.world_size} processes")
     parallel, optimizer = fabric.setup(model, optimizer)
+    for method in getattr(model, "TRAINED_METHODS", ()):
+        parallel.mark_forward_method(method)  # else several processes would not see it
     history, best = [], {}
     if checkpoint is not None and (found := checkpoint.load(fabric)) is not None:
         found.restore(model, optimizer)

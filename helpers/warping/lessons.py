@@ -74,12 +74,12 @@ class Lessons:
         pupils = self.inject(self.healthy[who].to(volumes), doses, generator)
         asked = [*lessons, *other_class(labels)]
         sign = signs(asked, len(asked)).to(volumes)
-        simulated = network(torch.cat([pupils, volumes]), asked)
-        after = self.readers(simulated.volumes[count:])
+        control = network.potential(torch.cat([pupils, volumes]), asked)
+        after = self.readers(deform(volumes, control[count:], self.blur_voxels).volumes)
         short = sign[count:, None] * (self.typical[1 - labels] - after)
         # Whoever is there already, or beyond, has nothing to change.
         return {
-            "undo": self.missed(simulated.control[:count], doses, sign[:count]),
+            "undo": self.missed(control[:count], doses, sign[:count]),
             "logit": F.relu(short).mean(1),
         }, after
 

@@ -79,14 +79,19 @@ def test_what_is_injected_can_be_removed_again(lessons):
     assert not ill[..., 0].any()  # air stays air
 
 
-def test_who_is_at_the_target_costs_nothing_and_nobody_is_asked_the_wrong_way():
+def test_who_is_at_the_target_costs_nothing_and_nobody_is_asked_the_wrong_way(monkeypatch):
     """Three real people: healthy and halfway, healthy and beyond, ill and at the target."""
     simulator = warping.Simulator(SHAPE)
     simulator.common = torch.ones_like(simulator.common)
     volumes = torch.rand(3, 1, *SHAPE, generator=seeded())
     odds = torch.tensor([[0.0], [0.9], [-0.5]])
     asked = []
-    simulator.register_forward_pre_hook(lambda _, given: asked.extend(given[1]))
+
+    def potential(volumes, direction, answer=simulator.potential):
+        asked.extend(direction)
+        return answer(volumes, direction)
+
+    monkeypatch.setattr(simulator, "potential", potential)
     lessons = Lessons(simulator, lambda _: odds, volumes[:2], torch.tensor([[-0.5], [0.5]]))
     terms, after = lessons(simulator, volumes, torch.tensor([0, 0, 1]), seeded())
     torch.testing.assert_close(terms["logit"], torch.tensor([0.5, 0.0, 0.0]))
