@@ -31,7 +31,7 @@ from helpers.warping.conditional_convolution import CondConv3d
 DIRECTIONS = {"inject": 1.0, "remove": -1.0}
 _LARGEST_DOSE = 8.0  # of either sign: twice the largest that is taught
 _TOGETHER = 16
-# What just convinces the teachers is too little for every fifth classifier that took no part.
+# What just convinces the teachers left another classifier unconvinced of every seventh patient.
 _FURTHER = 1.25
 _SHARE_OF_ALL, _NEVER_ZERO = 0.3, 1e-6
 Directions = str | Sequence[str]  # one for all subjects, or one for each
