@@ -13,7 +13,8 @@ as a mean of the group, and the t-map of the people that the simulators have lea
     python data_scripts/train_simulators.py $TASKS --kind first --seeds 0 1 2 --folder runs/rivals
     python data_scripts/score_simulators.py $TASKS --rivals runs/rivals
 
-A run that was interrupted goes on where it stopped, from the files in ``--folder``.
+A run that was interrupted goes on where it stopped, from the files in ``--folder``. With
+``--kinds``, the rows of all others stay as they are.
 """
 
 import argparse
@@ -39,13 +40,13 @@ from train_simulators import (
 
 from helpers import attribution, evaluation, fields, models, results, warping
 from helpers.cohorts import Cohort
-from helpers.warping.simulators import Simulation, deform
+from helpers.warping.simulators import FURTHER, Simulation, deform
 
-HELD_OUT_SEED, HELD_OUT_SUBJECTS = 820, 80
+HELD_OUT_SEED, HELD_OUT_SUBJECTS = 820, 60
 CHOICE_SEED, CHOICE_SUBJECTS = 825, 40  # on whom the width of a blur is chosen
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
 LARGE_SHARE = 0.1  # of a decision: structures whose slope is a goal
-RESAMPLES = 1000
+RESAMPLES = 300
 STRENGTHS = (0.1, 0.2, 0.4)  # log expansion: about 10, 20 and 50 % of volume
 STRENGTH_NAMES = ("up to 0.1", "0.1 to 0.2", "0.2 to 0.4", "more than 0.4")
 SIMULATORS = ("course", "liu2021", "first")
@@ -67,6 +68,12 @@ def main() -> None:
     parser.add_argument("--rivals", type=Path, default=Path("runs/rivals"))
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     arguments = parser.parse_args()
+    written = results.FOLDER / "simulators.json"
+    before = results.read("simulators")["tasks"] if written.exists() else {}
+    found = {
+        task: kept(before.get(task, {}), scored(task, arguments), arguments.kinds)
+        for task in arguments.tasks
+    }
     results.write(
         "simulators",
         {
@@ -74,7 +81,7 @@ def main() -> None:
             "command": f"python {' '.join(sys.argv)}",
             "seeds": {"subjects": HELD_OUT_SEED, "choice": CHOICE_SEED, "simulators": list(SEEDS)},
             "subjects": HELD_OUT_SUBJECTS,
-            "tasks": {task: scored(task, arguments) for task in arguments.tasks},
+            "tasks": {**before, **found},
         },
     )
 
@@ -120,6 +127,15 @@ def simulator(kind: str, task: str, seed: int, rivals: Path) -> torch.nn.Module 
     if kind in SIMULATORS:
         return warping.pretrained(f"{task}-{kind}", seed=seed, folder=rivals)
     return None
+
+
+def kept(before: dict, found: dict, kinds: list[str]) -> dict:
+    """Return the tables of a task with the rows of kinds that were not asked for now."""
+    tables = {}
+    for name, rows in found["tables"].items():
+        others = [row for row in before.get("tables", {}).get(name, []) if row["kind"] not in kinds]
+        tables[name] = sorted(rows + others, key=lambda row: KINDS.index(row["kind"]))
+    return {**found, "tables": tables}
 
 
 def judges(task: str, seed: int) -> dict[str, list[torch.nn.Module]]:
@@ -175,9 +191,10 @@ def answer(entrant: Entrant, volumes: Tensor, direction: str, strength: float = 
     if kind == "optimized for each person":
         return warping.optimize(classifiers, volumes, learners(task, seed), direction)
     if kind == "the common start alone":
-        sign = warping.DIRECTIONS[direction]
-        common = network.common.expand(len(volumes), -1, -1, -1)
-        return together(lambda v: deform(v, sign * common[: len(v)], network.blur_voxels), volumes)
+        one = FURTHER * warping.DIRECTIONS[direction] * network.common
+        return together(
+            lambda v: deform(v, one.expand(len(v), -1, -1, -1), network.blur_voxels), volumes
+        )
     if kind in SIMULATORS:
         return together(lambda v: network(v, direction, strength), volumes)
     if kind == "t-map of the group":
@@ -275,36 +292,33 @@ def summarise(persons: pd.DataFrame, structures: pd.DataFrame, uses: pd.DataFram
     """Return each kind's measures with intervals over simulators and people."""
     shares = uses.groupby("part")["value"].sum() / uses["value"].sum()
     large = set(shares.index[shares >= LARGE_SHARE])
-    rows, random = [], np.random.default_rng(0)
+    tables = {"measures": [], "each seed": [], "by strength": [], "network's own use": []}
     for kind, mine in persons.groupby("kind", sort=False):
         parts = structures[structures["kind"] == kind]
-        drawn = [
-            measures(*_drawn(mine, parts, random if resample else None), large)
-            for resample in range(RESAMPLES + 1)
-        ]
-        table = pd.DataFrame(drawn)
-        low, high = np.nanpercentile(table.iloc[1:], [2.5, 97.5], axis=0)
-        values = {"mean": table.iloc[0], "low": low, "high": high}
-        rows.append(pd.DataFrame(values).rename_axis("measure").reset_index().assign(kind=kind))
-    agreed = [
-        {
-            "kind": kind,
-            "seed": int(seed),
-            **_agreement(part, uses[uses["network"].isin(classifiers_of(seed))]),
-        }
-        for (kind, seed), part in structures.groupby(["kind", "seed"], sort=False)
-    ]
+        found = pd.Series(measures(*_drawn(mine, parts, None), large)).dropna()
+        random = np.random.default_rng(0)
+        drawn = pd.DataFrame(
+            [measures(*_drawn(mine, parts, random), large) for _ in range(RESAMPLES)]
+        )
+        low, high = np.nanpercentile(drawn[found.index], [2.5, 97.5], axis=0)
+        values = pd.DataFrame({"mean": found, "low": low, "high": high}).round(6)
+        tables["measures"].append(values.rename_axis("measure").reset_index().assign(kind=kind))
+        tables["by strength"].append(by_strength(parts).assign(kind=kind))
+        for seed, part in parts.groupby("seed", sort=False):
+            one = mine[mine["seed"] == seed].assign(draw=0)
+            values = pd.Series(measures(one, part.assign(draw=0), large), name="value")
+            values = values.dropna().round(6).rename_axis("measure").reset_index()
+            tables["each seed"].append(values.assign(kind=kind, seed=seed))
+            agreed = _agreement(part, uses[uses["network"].isin(classifiers_of(seed))])
+            agreed = pd.DataFrame([agreed]).round(3)
+            tables["network's own use"].append(agreed.assign(kind=kind, seed=seed))
     return {
         "shares": shares.round(3).to_dict(),
-        "measures": pd.concat(rows).dropna().round(6).to_dict("records"),
-        "by strength": {
-            kind: by_strength(part) for kind, part in structures.groupby("kind", sort=False)
-        },
-        "network's own use": pd.DataFrame(agreed).round(3).to_dict("records"),
+        "tables": {name: pd.concat(rows).to_dict("records") for name, rows in tables.items()},
     }
 
 
-def by_strength(structures: pd.DataFrame) -> list[dict]:
+def by_strength(structures: pd.DataFrame) -> pd.DataFrame:
     """Return what is found of weak and of strong effects, and in how many they stand out.
 
     A structure stands out if more is found there than in 95 of 100 people without the disease.
@@ -326,7 +340,7 @@ def by_strength(structures: pd.DataFrame) -> list[dict]:
     table = groups[["planted", "found"]].mean().join(groups["out"].mean().rename("stands out"))
     table = table.join(groups.size().rename("structures"))
     table = table.loc[[name for name in ("spared", *STRENGTH_NAMES) if name in table.index]]
-    return table.round(3).reset_index().to_dict("records")
+    return table.round(3).reset_index()
 
 
 def _drawn(persons: pd.DataFrame, structures: pd.DataFrame, random) -> tuple:
@@ -351,8 +365,11 @@ def _agreement(structures: pd.DataFrame, uses: pd.DataFrame) -> dict[str, float]
     ill = structures[structures["label"] == 1]
     found = ill.pivot(index="subject", columns="structure", values="found").abs()
     worth = worth.loc[sorted(worth.index)][found.columns]
-    within = [np.corrcoef(f, w)[0, 1] for f, w in zip(found.values, worth.values, strict=True)]
-    across = [np.corrcoef(f, w)[0, 1] for f, w in zip(found.values.T, worth.values.T, strict=True)]
+    with np.errstate(invalid="ignore"):  # of a map that is the same everywhere, or for everybody
+        within = [np.corrcoef(f, w)[0, 1] for f, w in zip(found.values, worth.values, strict=True)]
+        across = [
+            np.corrcoef(f, w)[0, 1] for f, w in zip(found.values.T, worth.values.T, strict=True)
+        ]
     return {
         "within a person": float(np.nan_to_num(within).mean()),
         "across people": float(np.nan_to_num(across).mean()),

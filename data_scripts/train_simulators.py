@@ -28,11 +28,11 @@ SEEDS = (0, 1, 2)
 PEOPLE = 10  # from one seed's cohorts to the next one's
 HARDENING_SUBJECTS = 800
 HARDENING = {"epochs": 4, "learning_rate": 5e-4}
-SUBJECTS, SUBJECT_SEED = 800, 700
+SUBJECTS, SUBJECT_SEED = 1600, 700
 TRAINING = {
-    "course": {"epochs": 4, "batch_size": 2, "learning_rate": 3e-3, "strengths": {"logit": 0.5}},
-    "liu2021": {"epochs": 3, "batch_size": 4, "learning_rate": 2e-4},
-    "first": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3},
+    "course": {"epochs": 2, "batch_size": 2, "learning_rate": 3e-3, "strengths": {"logit": 0.5}},
+    "liu2021": {"epochs": 2, "batch_size": 4, "learning_rate": 2e-4},
+    "first": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
 }
 
 

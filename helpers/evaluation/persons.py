@@ -38,7 +38,9 @@ def own_deviation(
         One row a person: ``own``, the cosine of what was found of her deviation with what was
         planted of it (1 is right, 0 is nothing; 0 as well if everybody gets the same map);
         ``others``, the mean cosine with the planted deviations of the other people; ``between``,
-        the share of the map's energy in which she differs from the mean.
+        the energy (sum of squares) in which her map differs from the mean map, in units of the
+        mean energy of a map. Its mean over people is the share of the energy, 0 to 1, by which
+        maps differ between people.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def own_deviation(
     deviations = [m - m.mean(0) for m in maps]
     cosines = F.normalize(deviations[0], dim=1) @ F.normalize(deviations[1], dim=1).T
     own, people = cosines.diag(), len(found)
-    energy = maps[0].square().sum(1).clamp_min(1e-12)
+    energy = maps[0].square().sum(1).mean().clamp_min(1e-12)
     return pd.DataFrame(
         {
             "own": own,

@@ -29,10 +29,10 @@ from helpers.warping import potentials
 from helpers.warping.conditional_convolution import CondConv3d
 
 DIRECTIONS = {"inject": 1.0, "remove": -1.0}
+# What just convinces the teachers left another classifier unconvinced of every seventh patient.
+FURTHER = 1.25
 _LARGEST_DOSE = 8.0  # of either sign: twice the largest that is taught
 _TOGETHER = 16
-# What just convinces the teachers left another classifier unconvinced of every seventh patient.
-_FURTHER = 1.25
 _SHARE_OF_ALL, _NEVER_ZERO = 0.3, 1e-6
 Directions = str | Sequence[str]  # one for all subjects, or one for each
 
@@ -223,7 +223,7 @@ class Simulator(nn.Module):
             what the network takes.
         """
         check(volumes, self.shape, strength)
-        potential = strength * _FURTHER * self.potential(volumes, direction)
+        potential = strength * FURTHER * self.potential(volumes, direction)
         return deform(volumes, potential, self.blur_voxels)
 
 

@@ -41,6 +41,12 @@ def test_a_perfect_map_of_the_group_knows_nobody(planted):
 def test_between_is_the_share_of_the_energy_that_is_not_the_mean(planted):
     table = evaluation.own_deviation(planted, planted, WITHIN)
     assert table["between"].mean() == pytest.approx(1 / 5, abs=0.03)  # variance 1, mean 2
+    # Of whom nothing is found, a share of her own map would be infinite.
+    some = planted.clone()
+    some[:4] = 0
+    expected = 1 - float(some.mean(0).square().sum() / some.square().flatten(1).sum(1).mean())
+    table = evaluation.own_deviation(some, planted, WITHIN)
+    assert table["between"].mean() == pytest.approx(expected, abs=1e-6)
 
 
 def test_only_voxels_within_count(planted):
