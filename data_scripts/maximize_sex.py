@@ -2,8 +2,8 @@
 
 The class "male" of the made-up sex cohort is maximized for two networks together, once by painting
 voxels, once by deforming the template. The log expansion of the deformation is compared with the
-difference that was planted: signed correlation over the brain, and the sign in each structure. The
-recipe was chosen on this task; the tasks atrophy and alcohol, which had no say, follow unchanged.
+difference that was planted: the cosine over the brain, and the sign in each structure. The recipe
+was chosen on this task; the tasks atrophy and alcohol, which had no say, follow unchanged.
 
     python data_scripts/maximize_sex.py
 
@@ -98,29 +98,26 @@ def together(task: str, seeds) -> models.Ensemble:
 
 
 def planted(task: str, brain) -> torch.Tensor:
-    """Return the log expansion (1 x y z) from class 0 to class 1, but for head size.
-
-    Head size adds the same number everywhere, which no correlation sees.
-    """
+    """Return the log expansion (1 x y z) from class 0 to class 1, but for head size."""
     whole = Deformation(STRUCTURES[task], 1.0)
     return fields.log_expansion(whole.displacement(brain.grid))[0]
 
 
 def score(found: torch.Tensor, truth: torch.Tensor, task: str, brain) -> dict:
-    """Return the signed correlation, and in how many structures the mean has the right sign.
+    """Return the cosine, and in how many structures the mean has the right sign.
 
-    Means are taken relative to the brain's: a map that is positive everywhere is right nowhere.
+    No mean over the brain is subtracted, as in `helpers.evaluation.own_deviation`: 0 says that
+    tissue has kept its volume.
     """
     inside = brain.mask
     right, answers = 0, {}
     places = cohorts.planted_structures(task, brain.grid)
     for structure in STRUCTURES[task]:
-        mean = float(found[:, places[structure.name]].mean() - found[inside].mean())
+        mean = float(found[:, places[structure.name]].mean())
         answers[structure.name] = round(mean, 4)
         right += mean * structure.log_expansion > 0
-    together = torch.stack([found[inside], truth[inside]])
     return {
-        "correlation": round(float(torch.corrcoef(together)[0, 1]), 4),
+        "cosine": round(float(torch.cosine_similarity(found[inside], truth[inside], dim=0)), 4),
         "right_signs": right,
         "structures": len(STRUCTURES[task]),
         "answers": answers,

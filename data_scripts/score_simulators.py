@@ -5,7 +5,8 @@ row of the table is one way to say what the disease did to a person: three simul
 people, weights and teachers of its own), one person after the other optimized with the same
 teachers, the published network, the course's first simulator, the velocity that a simulator starts
 from, and rivals that know the same: the blurred gradient of the same teachers, for each person and
-as a mean of the group, and the t-map of the people that the simulators have learned from.
+as a mean of the group, and the t-map of the people that the simulators have learned from. The last
+row is a ceiling: what a simulator could say at best in its language of doses.
 
     TASKS="mixed mixed_alcohol"
     python data_scripts/train_simulators.py $TASKS --seeds 0 1 2
@@ -19,6 +20,7 @@ A run that was interrupted goes on where it stopped, from the files in ``--folde
 
 import argparse
 import functools
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +42,7 @@ from train_simulators import (
 
 from helpers import attribution, evaluation, fields, models, results, warping
 from helpers.cohorts import Cohort
+from helpers.warping import potentials
 from helpers.warping.simulators import FURTHER, Simulation, deform
 
 HELD_OUT_SEED, HELD_OUT_SUBJECTS = 820, 60
@@ -47,6 +50,7 @@ CHOICE_SEED, CHOICE_SUBJECTS = 825, 40  # on whom the width of a blur is chosen
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
 LARGE_SHARE = 0.1  # of a decision: structures whose slope is a goal
 RESAMPLES = 300
+FITTING_STEPS = 200
 STRENGTHS = (0.1, 0.2, 0.4)  # log expansion: about 10, 20 and 50 % of volume
 STRENGTH_NAMES = ("up to 0.1", "0.1 to 0.2", "0.2 to 0.4", "more than 0.4")
 SIMULATORS = ("course", "liu2021", "first")
@@ -57,6 +61,7 @@ KINDS = (
     "gradient, blurred",
     "gradient, blurred, mean of the group",
     "t-map of the group",
+    "doses fitted to the truth",
 )
 
 
@@ -78,7 +83,7 @@ def main() -> None:
         "simulators",
         {
             "what": "What simulators and their rivals say of simulated people whom nobody has met.",
-            "command": f"python {' '.join(sys.argv)}",
+            "command": shlex.join(["python", *sys.argv]),
             "seeds": {"subjects": HELD_OUT_SEED, "choice": CHOICE_SEED, "simulators": list(SEEDS)},
             "subjects": HELD_OUT_SUBJECTS,
             "tasks": {**before, **found},
@@ -122,7 +127,7 @@ def reliance(task: str, patients: Cohort) -> dict[str, pd.DataFrame]:
 
 def simulator(kind: str, task: str, seed: int, rivals: Path) -> torch.nn.Module | None:
     """Return the simulator of a kind and seed, if the kind is one."""
-    if kind in ("course", "the common start alone"):
+    if kind in ("course", "the common start alone", "doses fitted to the truth"):
         return warping.pretrained(task, seed=seed)
     if kind in SIMULATORS:
         return warping.pretrained(f"{task}-{kind}", seed=seed, folder=rivals)
@@ -152,13 +157,19 @@ def judges(task: str, seed: int) -> dict[str, list[torch.nn.Module]]:
 def score(entrant: Entrant, people: Cohort, judges: dict) -> dict[str, pd.DataFrame]:
     """Return one row a person, and one row a person and structure."""
     ill, brain = people.labels == 1, (people.volumes != 0).float().mean(0)[0] > 0.5
-    removed = answer(entrant, people.volumes, "remove")
+    if entrant.kind == "doses fitted to the truth":
+        removed = fitted(entrant.network, people.truth.log_expansion)
+    else:
+        removed = answer(entrant, people.volumes, "remove")
     found = -removed.log_expansion if isinstance(removed, Simulation) else removed
     size = found.abs()[:, 0, brain]
     persons = pd.DataFrame({"subject": range(len(people)), "label": people.labels})
     own = evaluation.own_deviation(found[ill], people.truth.log_expansion[ill], brain)
     outside = (size * ~people.truth.mask[:, 0, brain]).sum(1) / size.sum(1).clamp_min(1e-12)
     persons = persons.join(own.set_index(persons.index[ill.numpy()]))
+    persons.loc[ill.numpy(), "cosine"] = cosines(
+        found[ill], people.truth.log_expansion[ill], brain
+    ).numpy()
     persons["size"], persons["outside"] = size.mean(1), outside.where(ill, torch.nan)
     if isinstance(removed, Simulation):
         well, volumes = ~ill, removed.volumes.clone()
@@ -197,13 +208,34 @@ def answer(entrant: Entrant, volumes: Tensor, direction: str, strength: float = 
         )
     if kind in SIMULATORS:
         return together(lambda v: network(v, direction, strength), volumes)
+    width, sign = chosen_blur(kind, task, seed)
+    return sign * fields.gaussian_blur(picture(kind, task, seed, volumes), width)
+
+
+def picture(kind: str, task: str, seed: int, volumes: Tensor) -> Tensor:
+    """Return maps in units of their own, as they come."""
     if kind == "t-map of the group":
         group = learners(task, seed)
         rivals = evaluation.label_aware_rivals(group.volumes, group.labels, 1)
         return rivals["t-map"](volumes)
-    width, sign = chosen_width(task, seed)
-    maps = sign * fields.gaussian_blur(gradient(classifiers, volumes), width)
+    maps = gradient(teachers(task, seed), volumes)
     return maps.mean(0).expand_as(maps) if kind.endswith("mean of the group") else maps
+
+
+def fitted(network, planted: Tensor) -> Tensor:
+    """Return the log expansions of the doses that come closest to what was planted."""
+    goal = potentials.pad(planted)[:, 0, ::2, ::2, ::2]
+    doses = torch.zeros(len(planted), *network.common.shape, requires_grad=True)
+    optimizer = torch.optim.Adam([doses], lr=0.05)
+    for _ in range(FITTING_STEPS):
+        optimizer.zero_grad()
+        rest = potentials.expansion(network.common * doses, network.blur_voxels) - goal
+        rest.square().sum().backward()
+        optimizer.step()
+    found = (network.common * doses).detach().split(8)
+    shape = tuple(planted.shape[2:])
+    moves = [potentials.displacement(part, shape, network.blur_voxels) for part in found]
+    return torch.cat([fields.log_expansion(move) for move in moves])
 
 
 @torch.no_grad()
@@ -223,18 +255,24 @@ def gradient(classifiers: list, volumes: Tensor) -> Tensor:
 
 
 @functools.cache
-def chosen_width(task: str, seed: int) -> tuple[float, float]:
-    """Return the blur and the sign with which the gradient finds most of other people."""
+def chosen_blur(kind: str, task: str, seed: int) -> tuple[float, float]:
+    """Return the blur and the sign with which maps serve other people best."""
     others = people_of(task, CHOICE_SUBJECTS, CHOICE_SEED)
     ill = others[others.labels == 1]
     brain = (ill.volumes != 0).float().mean(0)[0] > 0.5
-    maps = gradient(teachers(task, seed), ill.volumes)
+    maps, planted = picture(kind, task, seed, ill.volumes), ill.truth.log_expansion
 
-    def own(width: float, sign: float) -> float:
+    def worth(width: float, sign: float) -> float:
         found = sign * fields.gaussian_blur(maps, width)
-        return evaluation.own_deviation(found, ill.truth.log_expansion, brain)["own"].mean()
+        own = evaluation.own_deviation(found, planted, brain)["own"]
+        return float(own.mean() + cosines(found, planted, brain).mean())
 
-    return max(((w, s) for w in WIDTHS for s in (1.0, -1.0)), key=lambda choice: own(*choice))
+    return max(((w, s) for w in WIDTHS for s in (1.0, -1.0)), key=lambda choice: worth(*choice))
+
+
+def cosines(found: Tensor, planted: Tensor, brain: Tensor) -> Tensor:
+    """Return how well each person's map agrees with what was planted, the group's part with it."""
+    return torch.cosine_similarity(found[:, 0, brain], planted[:, 0, brain], dim=1)
 
 
 @functools.cache
@@ -267,6 +305,7 @@ def measures(persons: pd.DataFrame, structures: pd.DataFrame, large: set) -> dic
     each = sum(table["correlation"].drop("all") for table in tables) / len(tables)
     slopes = sum(table["slope"].drop("all") for table in tables) / len(tables)
     found = {
+        "cosine": ill["cosine"].mean(),
         "own deviation": ill["own"].mean(),
         "other people's deviation": ill["others"].mean(),
         "correlation of a structure, mean": each.mean(),

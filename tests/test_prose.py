@@ -36,6 +36,10 @@ def about(value: float, digits: int) -> str:
     return f"{value:.{digits}f}"
 
 
+def per_cent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
 @pytest.fixture(scope="module")
 def lesion() -> pd.DataFrame:
     table = pd.DataFrame(results.read("feature_lesion")["rows"])
@@ -115,58 +119,64 @@ def test_recipes_of_chapter_10():
 
 
 @pytest.fixture(scope="module")
-def simulators() -> dict:
-    return results.read("simulator_scores")
+def simulators() -> dict[str, pd.DataFrame]:
+    tables = results.read("simulators")["tasks"]["mixed"]["tables"]
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
-def test_group_maps_of_chapter_12(simulators):
-    groups = pd.DataFrame(simulators["group_means"])
-    signed = groups[groups["measure"] == "signed correlation, both"]
-    shipped = signed[signed["simulator"] == "shipped"]
-    atrophy = shipped.loc[shipped["task"] == "atrophy", "mean"]
+def test_goals_of_simulators_in_chapter_12(simulators):
+    table = simulators["measures"].pivot(index="kind", columns="measure", values="mean")
+    course = table.loc["course"]
+    assert course["own deviation"] >= 0.6
+    assert course["other people's deviation"] < 0.05
+    assert course["correlation of a structure, mean"] >= 0.65
+    assert course["correlation of a structure, worst"] >= 0.3
+    assert course["slope, smallest of large shares"] >= 0.5
+    assert course["slope, largest of large shares"] <= 1.5
+    assert course["share between persons"] >= 0.3
+    assert course["healthy: removed over injected"] <= 0.2
+    assert (course[course.index.str.startswith("changes its mind")] >= 0.95).all()
+    assert course["there and back"] <= 0.00025
+    assert course["folded voxels"] == 0
+    # These two are missed, and the chapter says so.
+    assert 0.8 < course["ill structures, AUC"] < 0.85
+    assert 0.5 < course["share outside"] < 0.6
     says(
         "12",
-        f"correlation of {about(shipped['mean'].min(), 2)} to {about(shipped['mean'].max(), 2)}",
-        f"({about(atrophy.min(), 2)} to {about(atrophy.max(), 2)})",
+        f"a cosine of {about(course['own deviation'], 2)}",
+        f"correlation of {about(course['correlation of a structure, mean'], 2)} on average",
+        f"{about(course['correlation of a structure, worst'], 2)} in the worst",
+        f"{about(course['slope, smallest of large shares'], 2)} to "
+        f"{about(course['slope, largest of large shares'], 2)} of what was planted",
+        f"{per_cent(course['changes its mind, as they came, remove'])} of the patients",
+        f"{per_cent(course['share outside'])} of a map's size",
+        f"an AUC of {about(course['ill structures, AUC'], 2)}",
     )
-    first = signed[(signed["task"] == "atrophy") & (signed["seed"] == 0)]
-    r = first.set_index("simulator")["mean"]
+    strong = simulators["by strength"].query("kind == 'course'").set_index("strength")
+    spared, most = strong.loc["spared"], strong.loc["more than 0.4"]
     says(
         "12",
-        f"falls from {about(r['shipped'], 2)} to {about(r['all of that at once'], 2)}",
-        f"It has {about(r['the common start alone'], 2)} already",
-        f"not hardened ({about(r['classifiers as they came'], 2)})",
-        f"nor blur ({about(r['no smoothness, hardly a blur'], 2)})",
-        "two of them, cycle and velocity, could be left out alone at no loss",
+        f"{about(most['planted'], 2)} on average, {about(most['found'], 2)} is removed",
+        f"{per_cent(most['stands out'])} of such structures stand out",
+        f"in a patient, {about(spared['found'], 2)} is removed",
     )
-    better = r[r > r["shipped"]].index
-    assert set(better) == {"no cycle", "two networks, no condition", "direct displacement"}
-    table = pd.DataFrame(simulators["simulators"])
-    errors = table[(table["task"] == "atrophy") & (table["measure"] == "cycle_error")]
-    errors = errors.set_index("simulator")["mean"]
-    assert 5.5 < errors["all of that at once"] / errors["shipped"] < 6
-    says("12", "the error of the round trip is nearly six times as large")
-    assert (table.loc[table["measure"].isin(["moved", "judge_moved"]), "mean"] == 1).all()
+    assert 0.45 < spared["stands out"] < 0.5
 
 
-def test_heat_maps_beside_simulators_of_chapter_12(simulators):
-    scores = pd.DataFrame(simulators["maps"]).pivot(
-        index="method", columns=["measure", "task"], values="mean"
-    )
-    guess = scores["prevalence"].iloc[0]
+def test_rivals_of_simulators_in_chapter_12(simulators):
+    table = simulators["measures"].pivot(index="kind", columns="measure", values="mean")
+    rivals = table.drop(index=["course", "doses fitted to the truth"])
+    course, ceiling = table.loc["course"], table.loc["doses fitted to the truth"]
+    assert course["own deviation"] > rivals["own deviation"].max()
+    start, slowly = table.loc["the common start alone"], table.loc["optimized for each person"]
+    gradient = table.loc["gradient, blurred"]
     says(
         "12",
-        f"of {about(guess['atrophy'], 2)} in *atrophy* and {about(guess['alcohol'], 2)} in *alcoho",
-    )
-    heat = scores[~scores.index.str.startswith("(")]
-    assert len(heat) == 12
-    simulator, blurred = scores.loc["(simulator)"], scores.loc["(gradient, blurred)"]
-    for measure in ("average_precision", "magnitude_correlation"):
-        assert (heat[measure] < simulator[measure]).all(axis=None)
-        assert blurred[measure]["atrophy"] > simulator[measure]["atrophy"]
-        assert blurred[measure]["alcohol"] < simulator[measure]["alcohol"]
-    assert blurred["voxel_auc"]["alcohol"] == pytest.approx(
-        simulator["voxel_auc"]["alcohol"], abs=0.01
+        f"The cosine of the common start alone is {about(start['cosine'], 2)}",
+        f"optimizing each person reaches {about(slowly['own deviation'], 2)}",
+        f"the blurred gradient {about(gradient['own deviation'], 2)}",
+        f"doses leave {per_cent(ceiling['share outside'])}",
+        f"AUC stays at {about(ceiling['ill structures, AUC'], 2)}",
     )
 
 
@@ -175,11 +185,14 @@ def test_warps_of_chapter_13():
     rows = pd.DataFrame(record["rows"])
     warps = rows[(rows["space"] == "warp") & (rows["task"] == "sex")]
     assert (warps["right_signs"] == 8).all()
-    assert warps["correlation"].between(0.45, 0.55).all()
-    says("13", "All eight signs are right, and the correlation is about one half")
+    assert warps["cosine"].between(0.45, 0.55).all()
+    says("13", "All eight signs are right, and the cosine is about one half")
     highest = record["highest_margin_of_subjects"]
     says("13", f"the most convincing of 100 people reaches {about(highest, 0)}")
     assert (warps["margin_after"] > highest).all()
     smooth = rows.set_index("space").loc["voxels, smooth"]
-    assert smooth["right_signs"] == 1
-    says("13", f"at a correlation of ${about(smooth['correlation'], 2)}$")
+    assert smooth["right_signs"] == 3
+    shrunk = ["caudate left", "caudate right", "planum temporale right", "posterior cingulate"]
+    assert min(smooth["answers"][name] for name in [*shrunk, "amygdala left"]) > 0
+    assert smooth["answers"]["planum temporale left"] < 0
+    says("13", f"at a cosine of ${about(smooth['cosine'], 2)}$")

@@ -6,12 +6,12 @@ from helpers.exercises.answers import equal, function, letter, one_each
 from helpers.exercises.checks import Exercise
 
 
-def _shift(written) -> bool:
-    before = torch.tensor([-1.0, -0.4, 0.5, 1.2, 0.0])
-    after = torch.tensor([0.6, -0.1, -0.6, 1.5, 0.0])
+def _missing(written) -> bool:
+    now = torch.tensor([-1.0, 1.4, 0.5, -0.8, 0.2])
+    typical = torch.tensor([0.6, 0.6, -0.4, -0.4, 0.2])
     sign = torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0])
-    expected = torch.tensor([0.0, 0.7, 0.0, 1.3, 1.0])
-    found = one_each(written, before, after, sign, 1.0, count=5)
+    expected = torch.tensor([1.6, 0.0, 0.9, 0.0, 0.0])
+    found = one_each(written, now, typical, sign, count=5)
     return torch.allclose(found, expected, atol=1e-6)
 
 
@@ -24,11 +24,11 @@ EXERCISES = {
     ),
     "12.2": Exercise(
         read=function,
-        right=_shift,
-        praise="Nothing left to pay once the logit has moved far enough the right way.",
+        right=_missing,
+        praise="Whoever is there already, or beyond, has nothing to pay, and so nothing to change.",
         hint=(
-            "`sign * (after - before)` is how far the logit has moved the way that was asked. "
-            "Subtract it from the margin, and let what is negative cost nothing (`relu`)."
+            "`sign * (typical - now)` is what is left of the way that was asked. Let what is "
+            "negative cost nothing (`relu`)."
         ),
     ),
     "12.3": Exercise(
@@ -43,10 +43,10 @@ EXERCISES = {
     "12.4": Exercise(
         read=letter(),
         right=equal("c"),
-        praise="The simulator stops where the classifier is convinced.",
+        praise="A simulator goes as far as classifiers ask, not as far as patients differ.",
         hint=(
-            "What does the loss pay for: the size of a real difference, or a logit that has moved "
-            "by the margin?"
+            "What says in training when a simulation has gone far enough: somebody who knows the "
+            "truth, or the classifiers?"
         ),
     ),
 }

@@ -18,10 +18,12 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     Parameters
     ----------
     task : str
-        ``"atrophy"`` or ``"alcohol"``, see `helpers.cohorts.simulate`. Both are of the course's
-        first kind, see `helpers.warping.first`.
+        See `helpers.cohorts.simulate`. ``"mixed"`` looks at the person, see `Simulator`.
+        ``"atrophy"`` and ``"alcohol"``, which stand on the leaderboard, are of the course's first
+        kind and show what a group has, see `helpers.warping.first`.
     seed : int
-        Which of several that were trained alike from other initial weights.
+        Which of three, 0 to 2. Those of ``"mixed"`` differ in all: initial weights, people,
+        classifiers and the classifiers' people.
     folder : path
         Where the weights (``.safetensors``) and cards (``.json``) lie.
 

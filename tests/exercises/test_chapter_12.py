@@ -11,8 +11,8 @@ def verdict(name, answer, capsys) -> bool:
     return "right." in said
 
 
-def own(before, after, sign, margin):
-    return (margin - sign * (after - before)).clamp_min(0)
+def own(now, typical, sign):
+    return (sign * (typical - now)).clamp_min(0)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def own(before, after, sign, margin):
         ("12.1", "a"),
         ("12.1", "(A)"),
         ("12.2", own),
-        ("12.2", lambda b, a, s, m: torch.relu(m - s * (a - b))),
+        ("12.2", lambda n, t, s: torch.relu(s * t - s * n)),
         ("12.3", "b"),
         ("12.4", "c"),
     ],
@@ -35,11 +35,11 @@ def test_right_answers(name, answer, capsys):
     [
         ("12.1", "b"),
         ("12.1", "c"),
-        ("12.2", lambda b, a, s, m: m - s * (a - b)),  # pays for going beyond
-        ("12.2", lambda b, a, s, m: (m - (a - b)).relu()),  # forgets the direction
-        ("12.2", lambda b, a, s, m: (m + s * (a - b)).relu()),  # the other way
-        ("12.2", lambda b, a, s, m: (m - s * (a - b)).relu().mean()),
-        ("12.2", lambda b, a, s, m: torch.where(s * (a - b) > 0, 0.0, m)),  # any motion will do
+        ("12.2", lambda n, t, s: s * (t - n)),  # pays for going beyond
+        ("12.2", lambda n, t, s: (t - n).relu()),  # forgets the direction
+        ("12.2", lambda n, t, s: (s * (n - t)).relu()),  # the other way
+        ("12.2", lambda n, t, s: (t - n).abs()),  # as far back as there
+        ("12.2", lambda n, t, s: (s * (t - n)).relu().mean()),
         ("12.3", "a"),
         ("12.3", "c"),
         ("12.4", "a"),
