@@ -31,6 +31,17 @@ def test_correlation_is_numpys(person):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_correlation_is_the_same_for_one_thread_and_two():
+    """Reports hold it, and are compared byte by byte."""
+    volume, found = cohorts.simulate("lesion", subjects=2, seed=7).volumes[1], set()
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.add(plausibility.check_standardised(volume, GRID))
+    torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 def test_other_voxel_sizes_are_measured_alike(person):
     found = plausibility.check_standardised(person, GRID)
     for spacing_mm, apart in ((2.0, 0.05), (8.0, 0.15)):
