@@ -35,10 +35,12 @@ def test_the_correlation_is_the_same_for_one_thread_and_two():
     """Reports hold it, and are compared byte by byte."""
     volume, found = cohorts.simulate("lesion", subjects=2, seed=7).volumes[1], set()
     before = torch.get_num_threads()
-    for count in (1, 2):
-        torch.set_num_threads(count)
-        found.add(plausibility.check_standardised(volume, GRID))
-    torch.set_num_threads(before)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.add(plausibility.check_standardised(volume, GRID))
+    finally:
+        torch.set_num_threads(before)
     assert len(found) == 1
 
 
