@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -167,21 +167,20 @@ def in_processes(
     if n_procs < 1:
         raise ValueError(f"n_procs must be 1 or more, got {n_procs}")
     n_procs = min(n_procs, len(items))
-    if n_procs > 1:
-        parallel = joblib.Parallel(n_jobs=n_procs, return_as="generator")
-        with _uninterrupted():
-            results = parallel(joblib.delayed(function)(item) for item in items)
-    else:
-        results = map(function, items)
+    results = map(function, items)
     try:
+        if n_procs > 1:
+            parallel = joblib.Parallel(n_jobs=n_procs, return_as="generator")
+            with _uninterrupted():
+                results = parallel(joblib.delayed(function)(item) for item in items)
         yield from progress(results, label=label, total=len(items), show=show)
-    except BrokenExecutor as error:
+    except BrokenExecutor as error:  # of a result, or while the first items are handed out
         raise ChildProcessError(
             f"one of {n_procs} processes was killed, perhaps because the memory was full; with "
             f"fewer processes, the same call goes on from here"
         ) from error
     finally:
-        if n_procs > 1:
+        if isinstance(results, Generator):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about the items that are given up here
                 results.close()

@@ -132,9 +132,21 @@ def test_several_processes_keep_the_order():
         list(runtime.in_processes(abs, [1], n_procs=0, label="sizes"))
 
 
-def test_a_process_that_is_killed_is_named():
+class Slow(list):
+    """Items of which all come late but the first two, which two processes are given at once."""
+
+    def __iter__(self):
+        for k, item in enumerate(super().__iter__()):
+            time.sleep(3 * (k > 1))
+            yield item
+
+
+@pytest.mark.parametrize(
+    "items", [[1, 1], Slow([1, 1, 1])], ids=["at work", "before the next item"]
+)
+def test_a_process_that_is_killed_is_named(items):
     with pytest.raises(ChildProcessError, match="one of 2 processes was killed"):
-        list(runtime.in_processes(os._exit, [1, 1], n_procs=2, label="exits", show=False))
+        list(runtime.in_processes(os._exit, items, n_procs=2, label="exits", show=False))
 
 
 SLEEPING = """
