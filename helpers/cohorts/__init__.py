@@ -6,6 +6,7 @@ from helpers.cohorts.deformations import planted_structures
 from helpers.cohorts.ixi_scans import fetch_ixi, ixi
 from helpers.cohorts.leaks import audit_leaks, image_statistics
 from helpers.cohorts.parts import Twins, part_places, planted_parts, twins
+from helpers.cohorts.real_brains import real, real_study
 from helpers.cohorts.report import Report
 from helpers.cohorts.scans import to_scan
 from helpers.cohorts.simulation import render, simulate
@@ -24,6 +25,8 @@ __all__ = [
     "part_places",
     "planted_parts",
     "planted_structures",
+    "real",
+    "real_study",
     "render",
     "simulate",
     "to_scan",
