@@ -48,6 +48,7 @@ from helpers.warping.simulators import FURTHER, Simulation, deform
 HELD_OUT_SEED, HELD_OUT_SUBJECTS = 820, 60
 CHOICE_SEED, CHOICE_SUBJECTS = 825, 40  # on whom the width of a blur is chosen
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
+GROUP = 100  # patients whose gradients are averaged
 LARGE_SHARE = 0.1  # of a decision: structures whose slope is a goal
 RESAMPLES = 300
 FITTING_STEPS = 200
@@ -218,8 +219,9 @@ def picture(kind: str, task: str, seed: int, volumes: Tensor) -> Tensor:
         group = learners(task, seed)
         rivals = evaluation.label_aware_rivals(group.volumes, group.labels, 1)
         return rivals["t-map"](volumes)
-    maps = gradient(teachers(task, seed), volumes)
-    return maps.mean(0).expand_as(maps) if kind.endswith("mean of the group") else maps
+    if kind.endswith("mean of the group"):
+        return group_gradient(task, seed).expand_as(volumes)
+    return gradient(teachers(task, seed), volumes)
 
 
 def fitted(network, planted: Tensor) -> Tensor:
@@ -252,6 +254,13 @@ def gradient(classifiers: list, volumes: Tensor) -> Tensor:
         for net in classifiers
     ]
     return sum(m / m.flatten(1).std(1).mean() for m in maps) / len(maps)
+
+
+@functools.cache
+def group_gradient(task: str, seed: int) -> Tensor:
+    """Return the mean gradient over some of the patients whom the simulators have learned from."""
+    known = learners(task, seed)
+    return gradient(teachers(task, seed), known.volumes[known.labels == 1][:GROUP]).mean(0)
 
 
 @functools.cache
