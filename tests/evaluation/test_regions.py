@@ -23,7 +23,7 @@ def atlas():
     labels = torch.zeros(GRID.shape, dtype=torch.long)
     labels[(y > 0) & (z < 10)] = 7
     labels[(y < -10) & (x > 4)] = 2
-    return anatomy.Atlas(GRID, labels, {2: "right only", 7: "front"})
+    return anatomy.Atlas(GRID, labels, {2: "corner", 7: "front"})
 
 
 def test_equals_nilearn(maps, atlas):
@@ -37,7 +37,7 @@ def test_equals_nilearn(maps, atlas):
     # In the order of the numbers: 2 right, then 7 left, midline, right.
     table = evaluation.by_region(maps, GRID, atlas)
     assert table[["region", "side"]].values.tolist() == [
-        ["right only", "right"],
+        ["corner", "right"],
         ["front", "left"],
         ["front", "midline"],
         ["front", "right"],
@@ -47,6 +47,36 @@ def test_equals_nilearn(maps, atlas):
     voxels = [int((numbered == n).sum()) for n in (22, 70, 71, 72)]
     assert table["voxels"].tolist() == voxels
     np.testing.assert_allclose(table["volume_ml"], np.array(voxels) * 0.064)
+
+
+def test_a_region_whose_name_says_a_side_is_not_cut_again(maps):
+    """A left region that reaches one voxel over the midline keeps that voxel, as nilearn says."""
+    x, y, z = GRID.centers_mm()
+    labels = torch.where(x < 0, 11, 12) * (z > 0)
+    labels[5, 3, 10] = labels[6, 3, 10] = 11
+    labels[(y > 10) & (z > 0)] = 3
+    atlas = anatomy.Atlas(GRID, labels.long(), {3: "front", 11: "Insula_L", 12: "Insula_R"})
+    table = evaluation.by_region(maps, GRID, atlas)
+    assert table[["region", "side"]].values.tolist() == [
+        ["front", "left"],
+        ["front", "midline"],
+        ["front", "right"],
+        ["Insula", "left"],
+        ["Insula", "right"],
+    ]
+    image = nib.Nifti1Image(labels.int().numpy(), GRID.affine)
+    masker = NiftiLabelsMasker(image, standardize=None)
+    images = [nib.Nifti1Image(m[0].numpy(), GRID.affine) for m in maps]
+    means = np.array([np.ravel(masker.fit_transform(image)) for image in images])
+    np.testing.assert_allclose(table["mean"][3:], means.mean(0)[1:], rtol=1e-4)
+
+
+def test_the_two_sides_of_a_region_stand_together(maps):
+    x, y, _ = GRID.centers_mm()
+    labels = 1 + (x > 0).long() * 2 + (y > 0).long()
+    names = {1: "Left-A", 2: "Left-B", 3: "Right-A", 4: "Right-B"}
+    table = evaluation.by_region(maps, GRID, anatomy.Atlas(GRID, labels, names))
+    assert (table["region"] + table["side"]).tolist() == ["Aleft", "Aright", "Bleft", "Bright"]
 
 
 def test_a_planted_side_comes_out_on_that_side(maps):
