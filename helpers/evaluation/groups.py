@@ -25,6 +25,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from helpers import grids, runtime
+from helpers.anatomy import Atlas, lateralised
 from helpers.evaluation.masks import counted
 from helpers.grids import Grid
 
@@ -44,7 +45,8 @@ class GroupTest:
     peaks : DataFrame
         One row a connected cluster of significant voxels of one sign, the strongest first:
         ``x_mm``, ``y_mm``, ``z_mm`` (MNI) of its strongest voxel, ``t`` and ``p`` there,
-        ``voxels`` and ``volume_ml``. Empty if nothing is significant.
+        ``voxels`` and ``volume_ml``; with an atlas, ``region`` and ``side`` of that voxel ("" where
+        the atlas has none). Empty if nothing is significant.
     grid : Grid
     """
 
@@ -67,6 +69,8 @@ def group_test(
     labels: Int[Tensor, "subject"] | None,
     grid: Grid,
     *,
+    covariates: pd.DataFrame | None = None,
+    atlas: Atlas | None = None,
     within: Bool[Tensor, "#subject 1 x y z"] | None = None,
     permutations: int = 1000,
     level: float = 0.05,
@@ -84,6 +88,12 @@ def group_test(
         flipping the signs of whole maps.
     grid : Grid
         Where the maps' voxels are.
+    covariates : DataFrame, optional
+        One row a person: what else may move the maps, such as age, head size or site. Numbers count
+        as they are, words as groups. Their part is taken out of maps and labels before these are
+        relabelled; without labels, the mean is that at the covariates' means.
+    atlas : Atlas, optional
+        On ``grid``, see `helpers.anatomy.atlas`: ``peaks`` then name regions.
     within : boolean tensor of the maps' shape, or of one subject for all, optional
         Voxels to test; of masks that differ, those that all share. Default all. Voxels where all
         maps are equal are never tested.
@@ -103,7 +113,9 @@ def group_test(
     ValueError
         If maps are not on the grid or hold NaN, there are fewer than 2 subjects a group, labels
         are not two groups, the masks share no voxel, or the level cannot be reached: because of
-        the number of permutations, or because few maps can be relabelled in few ways only.
+        the number of permutations, or because few maps can be relabelled in few ways only. If a
+        covariate is constant or missing for somebody, two say the same, or they tell the groups
+        apart, so that nobody could say what is whose.
 
     Warns
     -----
@@ -131,12 +143,18 @@ def group_test(
         )
     tested = _tested_variable(maps, labels)
     _check_reach(level, tested)
+    confounds = None if covariates is None else _confounds(covariates, tested)
+    if atlas is not None and atlas.grid != grid:
+        raise ValueError(
+            "the atlas lies on another grid than the maps; make it with anatomy.atlas(grid, ...)"
+        )
     inside = inside & (maps.amax(0) != maps.amin(0))
     if not inside.any():
         raise ValueError("no voxel lies within all masks and differs between the maps")
     result = permuted_ols(
         tested,
         maps[:, inside].double().numpy(),
+        confounds,
         model_intercept=labels is not None,
         n_perm=permutations,
         two_sided_test=True,
@@ -146,7 +164,56 @@ def group_test(
     t, log10_p = torch.zeros(inside.shape), torch.zeros(inside.shape)
     t[inside] = torch.from_numpy(result["t"][0]).float()
     log10_p[inside] = torch.from_numpy(result["logp_max_t"][0]).float()
-    return GroupTest(t, log10_p, _peaks(t[0].numpy(), log10_p[0].numpy(), level, grid), grid)
+    peaks = _peaks(t[0].numpy(), log10_p[0].numpy(), level, grid)
+    if atlas is not None:
+        names = [_region(atlas, row) for row in peaks.to_dict("records")]
+        peaks[["region", "side"]] = pd.DataFrame(names, columns=["region", "side"])
+    return GroupTest(t, log10_p, peaks, grid)
+
+
+def _confounds(covariates: pd.DataFrame, tested: np.ndarray) -> np.ndarray:
+    """Return what the covariates say as centred columns of numbers, words as one column a group."""
+    if len(covariates) != len(tested):
+        raise ValueError(
+            f"expected one row of covariates a subject ({len(tested)}), got {len(covariates)}"
+        )
+    missing = covariates.columns[covariates.isna().any()].tolist()
+    if missing:
+        raise ValueError(
+            f"the covariates {missing} are missing for some people; leave those people out, or the "
+            f"covariates"
+        )
+    constant = covariates.columns[covariates.nunique() < 2].tolist()
+    if constant or covariates.empty:
+        raise ValueError(f"the covariates {constant} are the same for everybody; leave them out")
+    words = covariates.select_dtypes(exclude="number").columns
+    numbers = pd.get_dummies(covariates, columns=list(words), drop_first=True, dtype=float)
+    numbers = (numbers - numbers.mean()) / numbers.std()
+    everybody = np.ones((len(tested), 1))
+    if np.linalg.matrix_rank(np.hstack([everybody, numbers])) < 1 + numbers.shape[1]:
+        raise ValueError(f"of the covariates {list(numbers)}, some say the same; leave one out")
+    groups = tested if tested.std() else np.empty((len(tested), 0))
+    design = np.hstack([everybody, numbers, groups])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise ValueError(
+            f"the covariates {list(numbers)} tell the two groups apart, so nothing can be told "
+            f"from the group alone; leave out the one that goes with the group"
+        )
+    if len(tested) <= design.shape[1]:
+        raise ValueError(
+            f"{len(tested)} people are too few for {numbers.shape[1]} covariates; take fewer"
+        )
+    return numbers.to_numpy()
+
+
+def _region(atlas: Atlas, peak: dict) -> tuple[str, str]:
+    """Return region and side of a peak, as `by_region` names them."""
+    voxel = atlas.grid.voxels([peak[f"{axis}_mm"] for axis in "xyz"]).round().astype(int)
+    label = int(atlas.labels[tuple(voxel)])
+    if label == 0:
+        return "", ""
+    side = {-1: "left", 0: "midline", 1: "right"}[int(np.sign(round(peak["x_mm"], 3)))]
+    return lateralised(atlas).get(label, (atlas.names[label], side))
 
 
 def _tested_variable(maps: Tensor, labels: Tensor | None) -> np.ndarray:

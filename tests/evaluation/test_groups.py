@@ -4,12 +4,13 @@ import itertools
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nilearn.reporting import get_clusters_table
 from scipy import stats
 
-from helpers import evaluation
+from helpers import anatomy, evaluation
 from helpers.grids import Grid
 
 SHAPE = (6, 7, 8)
@@ -27,6 +28,121 @@ def test_t_equals_scipy():
     two = evaluation.group_test(maps, labels, GRID, permutations=20)
     expected = stats.ttest_ind(maps[labels == 5], maps[labels == 3]).statistic
     np.testing.assert_allclose(two.t, expected, rtol=1e-4, atol=1e-5)
+
+
+def people(subjects, seed=0):
+    """Covariates of people whose groups differ in age and site, but not wholly."""
+    rng, labels = np.random.default_rng(seed), np.arange(subjects) % 2
+    age = 40 + 10 * labels + rng.normal(0, 8, subjects)
+    site = np.where(rng.random(subjects) < 0.3 + 0.4 * labels, "Bern", "Oslo")
+    site[:3] = "Riga"
+    return torch.from_numpy(labels), pd.DataFrame({"age": age, "site": site})
+
+
+def least_squares(maps, columns):
+    """The t of the last column of a design, in closed form."""
+    design = np.column_stack(columns).astype(float)
+    flat = maps.flatten(1).double().numpy()
+    inverse = np.linalg.inv(design.T @ design)
+    slopes = inverse @ design.T @ flat
+    left = flat - design @ slopes
+    variance = (left**2).sum(0) / (len(flat) - design.shape[1])
+    return (slopes[-1] / np.sqrt(variance * inverse[-1, -1])).reshape(maps.shape[1:])
+
+
+def test_t_with_covariates_equals_least_squares():
+    labels, known = people(16)
+    maps = noise(16, 2) + 0.1 * torch.tensor(known["age"])[:, None, None, None, None]
+    maps = maps.float()
+    sites = [(known["site"] == name).to_numpy() for name in ("Oslo", "Riga")]
+    two = evaluation.group_test(maps, labels, GRID, covariates=known, permutations=20)
+    expected = least_squares(maps, [np.ones(16), known["age"], *sites, labels.numpy()])
+    np.testing.assert_allclose(two.t, expected, rtol=1e-3, atol=1e-4)
+    one = evaluation.group_test(maps - 4, None, GRID, covariates=known, permutations=20)
+    centred = [column - np.mean(column) for column in (known["age"], *sites)]
+    expected = least_squares(maps - 4, [*centred, np.ones(16)])
+    np.testing.assert_allclose(one.t, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_goes_with_age_is_not_the_groups_and_what_is_the_groups_stays():
+    labels, known = people(40)
+    maps = noise(40, 3)
+    years = torch.tensor(known["age"] - 45).float()
+    maps[:, 0, 2, 3, 4] += years  # the groups differ here because of their ages
+    maps[:, 0, 4, 1, 1] += 3 * labels
+    naive = evaluation.group_test(maps, labels, GRID, permutations=200)
+    fair = evaluation.group_test(maps, labels, GRID, covariates=known, permutations=200)
+    at = [tuple(GRID.millimetres(voxel)) for voxel in ([2, 3, 4], [4, 1, 1])]
+    place = ["x_mm", "y_mm", "z_mm"]
+    assert {tuple(row) for row in naive.peaks[place].to_numpy()} == set(at)
+    assert [tuple(row) for row in fair.peaks[place].to_numpy()] == at[1:]
+
+
+def test_noise_with_covariates_alarms_in_one_of_twenty_draws():
+    """Without any effect; 60 draws of 5 % give 8 or fewer in 99 of 100 cases."""
+    alarms = 0
+    for seed in range(60):
+        labels, known = people(14, seed)
+        maps = noise(14, 100 + seed, (3, 3, 3))
+        grid = Grid((3, 3, 3), GRID.affine)
+        found = evaluation.group_test(maps, labels, grid, covariates=known, permutations=99)
+        alarms += len(found.peaks) > 0
+    assert alarms <= 8
+
+
+def test_peaks_are_named_by_the_atlas():
+    maps = noise(14, 5)
+    maps[:, 0, 1, 2, 3] += 5
+    maps[:, 0, 3, 5, 6] -= 6
+    maps[:, 0, 5, 0, 0] += 4
+    x = GRID.centers_mm()[0]  # from 9 mm on the right to 6 mm on the left
+    labels = torch.where(x > 0, 1, 2)
+    labels[:, 5] = 3
+    labels[5, 0, 0] = 0
+    atlas = anatomy.Atlas(GRID, labels, {1: "Insula_R", 2: "Insula_L", 3: "stem"})
+    found = evaluation.group_test(maps, None, GRID, atlas=atlas, permutations=200).peaks
+    named = found.set_index(["x_mm", "y_mm", "z_mm"])[["region", "side"]].T.to_dict("list")
+    assert named == {
+        tuple(GRID.millimetres([1, 2, 3])): ["Insula", "right"],
+        tuple(GRID.millimetres([3, 5, 6])): ["stem", "midline"],
+        tuple(GRID.millimetres([5, 0, 0])): ["", ""],
+    }
+    nothing = evaluation.group_test(noise(14, 5), None, GRID, atlas=atlas, permutations=200).peaks
+    assert nothing.empty
+    assert {"region", "side"} <= set(nothing.columns)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"age": 40.0}, r"\['age'\] are the same for everybody"),
+        ({"site": "Bern"}, r"\['site'\] are the same for everybody"),
+        ({"age": [np.nan, *range(15)]}, r"\['age'\] are missing for some people"),
+        ({"site": [None, *"abcdefghijklmno"]}, r"\['site'\] are missing for some people"),
+        ({"months": lambda table: 12 * table["age"]}, "some say the same"),
+        ({"group": [f"group {k % 2}" for k in range(16)]}, "tell the two groups apart"),
+        ({"site": list("abcdefghijklmnop")}, "some say the same"),
+    ],
+)
+def test_covariates_that_are_refused(changed, message):
+    labels, known = people(16)
+    with pytest.raises(ValueError, match=message):
+        evaluation.group_test(noise(16, 0), labels, GRID, covariates=known.assign(**changed))
+
+
+def test_more_covariates_than_people_can_carry_are_refused():
+    many = pd.DataFrame(np.random.default_rng(0).normal(size=(8, 6)), columns=list("abcdef"))
+    with pytest.raises(ValueError, match="8 people are too few for 6 covariates"):
+        evaluation.group_test(noise(8, 0), torch.arange(8) % 2, GRID, covariates=many)
+
+
+def test_covariates_of_other_people_are_refused():
+    labels, known = people(16)
+    with pytest.raises(ValueError, match=r"one row of covariates a subject \(16\), got 15"):
+        evaluation.group_test(noise(16, 0), labels, GRID, covariates=known[1:])
+    other = anatomy.Atlas(Grid((6, 7, 9), GRID.affine), torch.ones(6, 7, 9).long(), {1: "all"})
+    with pytest.raises(ValueError, match="atlas lies on another grid"):
+        evaluation.group_test(noise(16, 0), labels, GRID, atlas=other)
 
 
 def test_p_equals_all_sign_flips_by_hand():
