@@ -9,8 +9,8 @@ Exit code: 0 if every scan is explained; 1 if some are broken; 2 if the run cann
 asked (a wrong argument, a network that the method refuses, a full disk); 130 after Ctrl+C.
 
     python data_scripts/explain.py lesion my_study --method lrp
-    python data_scripts/explain.py weights/mine.safetensors my_study --method grad_cam \
-        --layer block3 --target patient --output results/grad_cam \
+    python data_scripts/explain.py net.py:network my_study --weights net.pt --card net.toml \
+        --method grad_cam --layer features.norm5 --target patient --output results/grad_cam \
         --atlas labels.nii.gz --atlas-names labels.csv
 
 Over two processes, the scans divided between them:
@@ -20,12 +20,9 @@ Over two processes, the scans divided between them:
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from torch import nn
 
 from helpers import anatomy, attribution, models
 from helpers.errors import OtherProcessError
@@ -38,9 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a pretrained task, or a safetensors file beside its card")
+    parser.add_argument(
+        "model",
+        help="a pretrained task, a safetensors file beside its card, file.py:function, or the "
+        "folder of a MONAI bundle",
+    )
     parser.add_argument("folder", type=Path, help="NIfTI files, or a BIDS folder")
     parser.add_argument("--method", required=True, choices=sorted(attribution.METHODS))
+    parser.add_argument("--weights", type=Path, help="of file.py:function: a state dict (.pt)")
+    parser.add_argument("--card", type=Path, help="what the network reads; default: beside weights")
     parser.add_argument("--output", type=Path, help="default FOLDER/derivatives/MODEL-METHOD")
     parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
     parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = f"{Path(options.model).stem}-{options.method}"
     output = options.output or options.folder / "derivatives" / name
     try:
-        model = load_model(options.model)
+        model = models.load(options.model, weights=options.weights, card=options.card)
         atlas = options.atlas and anatomy.atlas(
             model_grid(model), options.atlas, names=options.atlas_names
         )
@@ -81,22 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in broken.to_dict("records"):
         print(f"broken: {row['scan']}: {row['problem']}", file=sys.stderr)
     return 1 if len(broken) else 0
-
-
-def load_model(name: str) -> nn.Module:
-    """Load a pretrained task, or weights of one's own with their card."""
-    if not name.endswith(".safetensors"):
-        return models.pretrained(name)
-    weights = Path(name)
-    for file in (weights, weights.with_suffix(".json")):
-        if not file.exists():
-            raise ValueError(f"no {file}; weights lie beside a card of the same name with .json")
-    try:
-        return models.pretrained(weights.stem, folder=weights.parent)
-    except KeyError as error:
-        raise ValueError(f"the card of {weights} does not say {error}") from error
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{weights.with_suffix('.json')} is no card: {error}") from error
 
 
 if __name__ == "__main__":

@@ -130,31 +130,45 @@ class Grid:
         return torch.from_numpy(np.moveaxis(self.millimetres(indices), -1, 0).copy()).float()
 
 
-def mni(spacing_mm: float = 4.0) -> Grid:
-    """Return the course's grid in MNI152 space.
+def mni(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> Grid:
+    """Return a grid in MNI152 space, by default the course's.
 
     Parameters
     ----------
     spacing_mm : float
-        Edge length of a voxel, default 4 mm (48x56x48 voxels). It must divide the field of view
-        of 192x224x192 mm.
+        Edge length of a voxel, default 4 mm (48x56x48 voxels).
+    shape : tuple of int, optional
+        Number of voxels along x, y, z, about the middle of the course's field of view: fewer are a
+        centre crop, more are padding. Default: all of the field of view, 192x224x192 mm, which the
+        spacing must then divide.
 
     Raises
     ------
     ValueError
-        If the spacing does not divide the field of view.
+        If the spacing is no positive number, or without a shape does not divide the field of view.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> grids.mni(2.0).shape, grids.mni(2.0, (80, 96, 80)).millimetres((0, 0, 0)).tolist()
+    ((96, 112, 96), [-79.0, -113.0, -67.0])
     """
     extent = _MNI_HIGH_MM - _MNI_LOW_MM
-    if not spacing_mm > 0 or np.any(
-        np.abs(extent / spacing_mm - np.round(extent / spacing_mm)) > 1e-6
-    ):
-        raise ValueError(
-            f"spacing_mm must divide 192, 224 and 192 mm without a rest (1, 2, 4 or 8 do), "
-            f"got {spacing_mm}"
-        )
+    if not 0 < spacing_mm < np.inf:
+        raise ValueError(f"spacing_mm must be a positive number, got {spacing_mm}")
+    if shape is None:
+        counts = extent / spacing_mm
+        if np.any(np.abs(counts - np.round(counts)) > 1e-6):
+            raise ValueError(
+                f"spacing_mm must divide 192, 224 and 192 mm without a rest (1, 2, 4 or 8 do), "
+                f"got {spacing_mm}; with another spacing, say the shape"
+            )
+        shape = tuple(np.round(counts).astype(int).tolist())
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine[:3, 3] = _MNI_LOW_MM + spacing_mm / 2
-    return Grid(tuple(np.round(extent / spacing_mm).astype(int).tolist()), affine, "mni")
+    # The first voxel's centre lies half a field of view from the middle, less half a voxel.
+    middle = (_MNI_LOW_MM + _MNI_HIGH_MM) / 2
+    affine[:3, 3] = middle - (np.array(shape) - 1) / 2 * spacing_mm
+    return Grid(shape, affine, "mni")
 
 
 def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:

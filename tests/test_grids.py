@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import ResizeWithPadOrCrop
 from scipy import ndimage
 
 from helpers import grids
@@ -29,7 +31,14 @@ def test_mni_grids_cover_the_same_field_of_view():
     assert grids.mni(2.0).shape == (96, 112, 96)
 
 
-@pytest.mark.parametrize("spacing_mm", [0.0, -2.0, 5.0, float("nan")])
+@pytest.mark.parametrize("spacing_mm", [0.0, -2.0, float("nan"), float("inf")])
+def test_mni_spacing_is_a_positive_number(spacing_mm):
+    for shape in (None, (10, 10, 10)):
+        with pytest.raises(ValueError, match="spacing_mm must be a positive number"):
+            grids.mni(spacing_mm, shape)
+
+
+@pytest.mark.parametrize("spacing_mm", [5.0, 400.0])
 def test_mni_spacing_must_divide(spacing_mm):
     with pytest.raises(ValueError, match="must divide 192, 224 and 192"):
         grids.mni(spacing_mm)
@@ -417,3 +426,22 @@ def test_check_volumes_names_the_subjects(grid):
     broken[2] = 4.0
     with pytest.raises(ValueError, match=r"volumes \[2\] are constant"):
         grids.check_volumes(broken)
+
+
+@pytest.mark.parametrize("shape", [(80, 96, 80), (112, 112, 112), (96, 100, 128)])
+def test_a_crop_about_the_middle_is_monais(shape):
+    whole = grids.mni(2.0)
+    image = MetaTensor(torch.zeros(1, *whole.shape), affine=torch.tensor(whole.affine))
+    cropped = ResizeWithPadOrCrop(shape)(image)
+    found = grids.mni(2.0, shape)
+    np.testing.assert_allclose(found.affine, cropped.affine.numpy())
+    assert found.shape == tuple(cropped.shape[1:])
+
+
+def test_any_spacing_will_do_with_a_shape():
+    grid = grids.mni(1.5, (128, 150, 128))
+    assert grid.spacing_mm == (1.5, 1.5, 1.5)
+    middle = grid.millimetres((np.array(grid.shape) - 1) / 2)
+    np.testing.assert_allclose(middle, [0, -18, 12])  # of the course's field of view
+    with pytest.raises(ValueError, match=r"got 1\.5; with another spacing, say the shape"):
+        grids.mni(1.5)

@@ -55,8 +55,8 @@ def explain_folder(
     Parameters
     ----------
     model : Module
-        From `helpers.models.pretrained`: its ``card`` names classes and grid. It is moved to the
-        device of ``fabric``.
+        From `helpers.models.load`: its ``card`` names classes, grid and intensities. It is moved to
+        the device of ``fabric``.
     folder : str or Path
         Holds NIfTI files, or BIDS subfolders ``sub-*``. A scan on the model's grid is taken as it
         is; any other is preprocessed as in `helpers.cohorts.from_bids`.
@@ -133,6 +133,7 @@ def explain_folder(
             "method": method,
             "target": target or "predicted",
             "layer": layer,
+            "intensity": model.card.get("intensity", "median"),
         }
         if fabric.is_global_zero:  # one looks for all, before anything is written
             records.check_settings(output, settings)
@@ -185,30 +186,16 @@ def explain_folder(
 
 
 def model_grid(model: nn.Module) -> Grid:
-    """Return the MNI grid that a model reads, from its card.
+    """Return the grid in MNI space that a model reads, from its card.
 
     Raises
     ------
     ValueError
-        If the card is missing or incomplete, or its shape is not the grid's.
+        If the card is missing, incomplete or wrong, see `helpers.models.cards`.
     """
     card = getattr(model, "card", {})
-    missing = sorted({"classes", "shape", "spacing_mm"} - card.keys())
-    if missing:
-        raise ValueError(f"the model's card does not say {missing}; see models.save_pretrained")
-    try:
-        grid = grids.mni(card["spacing_mm"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the model's card has a spacing_mm of {card['spacing_mm']!r}: {error}"
-        ) from error
-    shape = tuple(np.ravel(card["shape"]).tolist())
-    if shape != grid.shape:
-        raise ValueError(
-            f"the model reads {shape} voxels, the MNI grid of {card['spacing_mm']} mm has "
-            f"{grid.shape}: scans cannot be brought to it"
-        )
-    return grid
+    models.check_card(card, "the model's card")
+    return models.card_grid(card)
 
 
 def _explainer(model: nn.Module, method: str, layer: str | None, progress: bool) -> Callable:
@@ -226,9 +213,10 @@ def _explainer(model: nn.Module, method: str, layer: str | None, progress: bool)
 
 
 def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
-    """Return what the model says and why."""
+    """Return what the model says of a standardised brain, and why."""
     classes = model.card["classes"]
-    probabilities = models.predict(model, volume[None])[0].softmax(0)
+    seen = models.as_the_network_reads(volume[None], model.card)
+    probabilities = models.predict(model, seen)[0].softmax(0)
     if len(probabilities) != len(classes):
         raise ValueError(
             f"the network tells {len(probabilities)} classes apart, its card names {list(classes)}"
@@ -237,7 +225,7 @@ def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
     chosen = predicted if target is None else classes.index(target)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        explained_map = explain(model, volume[None], chosen)[0]
+        explained_map = explain(model, seen, chosen)[0]
     if any(issubclass(warning.category, InterruptedWarning) for warning in caught):
         raise KeyboardInterrupt  # a map that was stopped halfway is no result
     if not (probabilities.isfinite().all() and explained_map.isfinite().all()):

@@ -1,8 +1,16 @@
 """Networks, their training, honest baselines and pretrained weights."""
 
+from helpers.models.cards import (
+    as_the_network_reads,
+    card_grid,
+    check_card,
+    draft_card,
+    read_card,
+)
 from helpers.models.centred import centred
 from helpers.models.ensemble import Ensemble
 from helpers.models.frozen import class_logits, frozen, resolve_targets, target_logits
+from helpers.models.own import load
 from helpers.models.reference_models import baselines
 from helpers.models.registry import NETWORKS, build, layer, layers
 from helpers.models.scoring import predict, scores
@@ -14,18 +22,24 @@ __all__ = [
     "NETWORKS",
     "WEIGHTS",
     "Ensemble",
+    "as_the_network_reads",
     "baselines",
     "build",
+    "card_grid",
     "centred",
+    "check_card",
     "check_subjectwise",
     "class_logits",
+    "draft_card",
     "flips",
     "frozen",
     "layer",
     "layers",
+    "load",
     "load_weights",
     "predict",
     "pretrained",
+    "read_card",
     "resolve_targets",
     "save_pretrained",
     "scores",

@@ -1,0 +1,173 @@
+"""A network's card: what it reads, and what its answers are called.
+
+Weights say nothing about the voxels that a network was trained on. A card does, in a few lines of
+TOML or JSON:
+
+    classes = ["control", "patient"]
+    shape = [80, 96, 80]
+    spacing_mm = 2.0
+    intensity = "zscore"
+
+Scans are then brought to MNI space at this spacing, cropped or padded about the middle to this
+shape, and their intensities are made what the network expects.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from helpers import grids
+from helpers.grids import Grid
+from helpers.models.frozen import frozen
+
+# From a brain with the median 1 on a background of 0, and where the brain is.
+INTENSITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    # The course's own.
+    "median": lambda volume, brain: volume,
+    # Mean 0 and standard deviation 1 over all voxels, the background too: MONAI's
+    # NormalizeIntensity as it stands.
+    "zscore": lambda volume, brain: (volume - volume.mean()) / volume.std(correction=0),
+    # Mean 0 and standard deviation 1 over the brain, background 0: with nonzero=True.
+    "zscore_brain": lambda volume, brain: torch.where(
+        brain, (volume - volume[brain].mean()) / volume[brain].std(correction=0), 0.0
+    ),
+    # From 0 to 1: divided by the brightest voxel, MONAI's ScaleIntensity.
+    "unit": lambda volume, brain: volume / volume.max(),
+}
+_NEEDED = ("classes", "shape", "spacing_mm")
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read a card, TOML or JSON, and check it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no card; the message says what is wrong with which line of it.
+
+    Examples
+    --------
+    >>> from helpers import models
+    >>> models.read_card(models.WEIGHTS / "atrophy.json")["classes"]
+    ['control', 'patient']
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no card at {path}; expected TOML or JSON with {list(_NEEDED)}")
+    parse = tomllib.loads if path.suffix == ".toml" else json.loads
+    try:
+        card = parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text, the TOML or the JSON
+        raise ValueError(f"{path} is no card: {error}") from error
+    check_card(card, path)
+    return card
+
+
+def check_card(card: Any, where: object = "the card") -> None:
+    """Raise a ValueError unless a card says what it has to."""
+    if not isinstance(card, Mapping):
+        raise ValueError(f"{where} is no card: expected names with values, got {card!r:.60}")
+    missing = [name for name in _NEEDED if name not in card]
+    if missing:
+        raise ValueError(f"{where} does not say {missing}")
+    names, shape = card["classes"], card["shape"]
+    if not (
+        isinstance(names, list)
+        and len(set(map(str, names))) == len(names) >= 2
+        and all(isinstance(name, str) and name for name in names)
+    ):
+        raise ValueError(
+            f"{where} has the classes {names!r}; expected two names or more, each once. A network "
+            f"with one logit has two: what it says no to, then what it says yes to"
+        )
+    if not (
+        isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
+    ):
+        raise ValueError(f"{where} has the shape {shape!r}; expected three numbers of voxels")
+    rule = card.get("intensity", "median")
+    if rule not in INTENSITIES:
+        raise ValueError(
+            f"{where} has the intensity {rule!r}; expected one of {sorted(INTENSITIES)}"
+        )
+    try:
+        card_grid(card)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} has a spacing_mm of {card['spacing_mm']!r}: {error}") from error
+
+
+def card_grid(card: Mapping[str, Any]) -> Grid:
+    """Return the grid in MNI space whose voxels a network reads.
+
+    Examples
+    --------
+    >>> from helpers import models
+    >>> card = {"classes": ["control", "patient"], "shape": [80, 96, 80], "spacing_mm": 2.0}
+    >>> models.card_grid(card).shape
+    (80, 96, 80)
+    """
+    return grids.mni(card["spacing_mm"], tuple(card["shape"]))
+
+
+def as_the_network_reads(
+    volumes: Float[Tensor, "subject 1 x y z"], card: Mapping[str, Any]
+) -> Float[Tensor, "subject 1 x y z"]:
+    """Return standardised brains (background 0, median 1) with the intensities of a card.
+
+    Examples
+    --------
+    >>> from helpers import anatomy, models
+    >>> brain = anatomy.template().t1[None]
+    >>> models.as_the_network_reads(brain, {"intensity": "unit"}).max()
+    tensor(1.)
+    """
+    rule = INTENSITIES[card.get("intensity", "median")]
+    brains: Bool[Tensor, "subject 1 x y z"] = volumes != 0
+    return torch.stack([rule(volume, brain) for volume, brain in zip(volumes, brains, strict=True)])
+
+
+def draft_card(
+    model: nn.Module, shape: tuple[int, int, int], *, spacing_mm: float
+) -> dict[str, Any]:
+    """Ask a network how many answers it gives, and return a card that only lacks their names.
+
+    Parameters
+    ----------
+    shape, spacing_mm
+        What the network was trained on.
+
+    Raises
+    ------
+    ValueError
+        If the network does not take a volume of this shape, or puts out no logits.
+
+    Examples
+    --------
+    >>> from helpers import models
+    >>> models.draft_card(models.build("course", 3), (24, 28, 24), spacing_mm=8.0)["classes"]
+    ['class 0', 'class 1', 'class 2']
+    """
+    ball = grids.mni(spacing_mm, tuple(shape)).centers_mm().square().sum(0).sqrt() < 60
+    with frozen(model) as network:
+        try:
+            answers = network.logits(ball[None, None].float()).shape[1]
+        except RuntimeError as error:
+            raise ValueError(
+                f"the network does not take a volume of {'x'.join(map(str, shape))} voxels: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+    card = {
+        "classes": [f"class {k}" for k in range(answers)],
+        "shape": list(shape),
+        "spacing_mm": spacing_mm,
+        "intensity": "median",
+    }
+    check_card(card)
+    return card
