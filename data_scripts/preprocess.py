@@ -22,9 +22,8 @@ import joblib
 import pandas as pd
 
 from helpers import grids, runtime
-from helpers.cohorts import bids, preprocessing
 from helpers.cohorts.report import QUALITY
-from helpers.cohorts.scans import find_scans
+from helpers.cohorts.scans import find_scans, prepare
 
 # What a scan's name is followed by in OUT, with ten letters that stand for its content.
 ENDING = "_space-MNI152_desc-0123456789_T1w.nii.gz"
@@ -64,20 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def preprocess(options: argparse.Namespace) -> pd.DataFrame:
     """Preprocess what is not done yet; write and return the table."""
     grid = grids.mni(options.spacing_mm)
-    rows = find_scans(options.folder, endings=[ENDING])
+    scans = find_scans(options.folder, masks=options.masks, endings=[ENDING])
     if options.out.resolve() == options.folder.resolve():
         raise ValueError(f"files in the folder of the scans would pass for scans: {options.out}")
-    found = bids.prepare(
-        options.folder, rows, options.out, grid=grid, masks=options.masks, n_procs=options.n_procs
-    )
-    with closing(found):
-        for row, one in zip(rows, found, strict=True):
-            if isinstance(one, str):
-                row["problem"] = one
+    rows = []
+    with closing(prepare(scans, grid, options.out, n_procs=options.n_procs)) as prepared:
+        for scan, found in zip(scans, prepared, strict=True):
+            row = {
+                "participant_id": scan.participant_id,
+                "session": scan.session,
+                "scan": scan.file,
+            }
+            if isinstance(found, str):
+                row["problem"] = found
             else:
-                row |= one[1].quality()
-                mask = bids.find_mask(options.folder, options.masks, row)
-                row["file"] = preprocessing.kept_name(options.folder / row["scan"], grid, mask)
+                row |= {"file": scan.kept_name(grid), **found[1].quality()}
+            rows.append(row)
     columns = ["participant_id", "session", "scan", "file", *QUALITY, "problem"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     with runtime.replacing(options.out / "scans.csv") as unfinished:

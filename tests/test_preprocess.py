@@ -11,7 +11,8 @@ import torch
 
 from data_scripts import preprocess as script
 from helpers import anatomy, grids
-from helpers.cohorts import bids, preprocessing, registration
+from helpers.cohorts import bids, registration
+from helpers.cohorts.scans import Scan
 from helpers.runtime import generator
 
 GRID = grids.mni(8.0)
@@ -76,12 +77,12 @@ def test_two_processes_make_the_bytes_of_one(run, study, tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [TypeError("a mistake"), MemoryError("too large")])
 def test_an_error_in_one_scan_stops_no_other(run, study, tmp_path, monkeypatch, capsys, error):
-    def exploding(scan, *arguments, real=preprocessing.cached, **options):
+    def exploding(scan, *arguments, real=Scan.prepare):
         if "sub-02" in scan.name:
             raise error
-        return real(scan, *arguments, **options)
+        return real(scan, *arguments)
 
-    monkeypatch.setattr(preprocessing, "cached", exploding)
+    monkeypatch.setattr(Scan, "prepare", exploding)
     monkeypatch.setattr(registration, "register", lambda *_, **__: (np.eye(4), 0.5))
     assert run("--n-procs=1") == 1
     table = pd.read_csv(tmp_path / "out/scans.csv")
@@ -138,7 +139,7 @@ def test_ctrl_c_ends_with_a_sentence(run, monkeypatch, capsys):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preprocessing, "cached", stopped)
+    monkeypatch.setattr(Scan, "prepare", stopped)
     with pytest.raises(SystemExit) as ended:
         run("--n-procs=1")
     assert ended.value.code == 130

@@ -6,8 +6,6 @@ interpolated once, straight onto the target grid. Every further interpolation wo
 network finds blur faster than anatomy.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -140,68 +138,6 @@ def preprocess(
                 f"{MINIMUM_DICE}"
             )
     return standardised(report.to_mni, grid), report
-
-
-def cached(
-    scan: str | Path, cache: str | Path, *, grid: Grid | None = None, mask: Path | None = None
-) -> tuple[Float[Tensor, "1 x y z"], Report]:
-    """Preprocess one scan, or read what an earlier call has kept.
-
-    The report is kept once and serves every grid, each volume by its grid.
-
-    Parameters
-    ----------
-    scan, grid, mask
-        As in `preprocess`; files only.
-    cache : str or Path
-        Folder of the kept volumes (NIfTI) and reports (JSON). Several programs may share it.
-
-    Returns
-    -------
-    volume : tensor of shape (1, x, y, z)
-    report : Report
-    """
-    scan, cache = Path(scan), Path(cache)
-    grid = grids.mni() if grid is None else grid
-    kept = cache / kept_name(scan, grid, mask)
-    sidecar = cache / f"{_stem(scan)}_desc-{_key(scan, mask)}_report.json"
-    report = None
-    try:
-        report = Report.load(sidecar)
-        volume, kept_grid = grids.read(kept)
-        if kept_grid == grid:
-            return torch.from_numpy(volume)[None], report
-    except (ValueError, FileNotFoundError):  # not there yet, or damaged on the disk
-        pass
-    volume, found = preprocess(scan, grid=grid, mask=mask, report=report)
-    grids.save(volume, grid, kept)
-    if report is None:
-        found.save(sidecar)
-    return volume, found
-
-
-def kept_name(scan: Path, grid: Grid, mask: Path | None = None) -> str:
-    """Return the name under which a cache keeps a scan.
-
-    It holds a key made of the contents of the scan and the mask, the grid and `VERSION`: when one
-    of them changes, so does the name, and the scan is done again.
-    """
-    return f"{_stem(scan)}_space-MNI152_desc-{_key(scan, mask, grid)}_T1w.nii.gz"
-
-
-def _key(scan: Path, mask: Path | None, grid: Grid | None = None) -> str:
-    parts = [VERSION] if grid is None else [VERSION, grid.shape, np.round(grid.affine, 4).tolist()]
-    for file in (scan, mask):
-        if file is not None:
-            if not file.exists():  # also a link to content that was never fetched (DataLad)
-                raise FileNotFoundError(f"{file} does not exist, or is a link that leads nowhere")
-            with file.open("rb") as content:
-                parts.append(hashlib.file_digest(content, "sha256").hexdigest())
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
-
-
-def _stem(scan: Path) -> str:
-    return scan.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
 
 
 def _moved(grid: Grid, to_mni: Float[np.ndarray, "4 4"]) -> Grid:

@@ -1,8 +1,17 @@
-"""Scans of a folder, brought to a model's grid, and maps brought back to the scans' own voxels."""
+"""The scans of a folder: each knows its files, is brought to a grid once, and is told the way home.
 
+A `Scan` is born with all its paths; nothing below looks a path up again. What `Scan.prepare` makes
+of it is kept in a cache under a name that holds a key of the contents, so that an interrupted run
+goes on, and a scan that has changed is done again.
+"""
+
+import hashlib
+import json
+import traceback
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,45 +19,160 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import grids
-from helpers.cohorts import bids, plausibility, preprocessing
+from helpers import errors, grids, runtime
+from helpers.cohorts import plausibility, preprocessing
 from helpers.cohorts.report import Report
-from helpers.errors import BrokenScanError
+from helpers.errors import BrokenScanError, CannotWriteError
 from helpers.grids import Grid
 
 LONGEST_NAME = 255  # bytes, on all common disks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Scan:
-    """One scan, brought to the model.
+    """One T1-weighted scan of a folder, and where everything about it is.
 
     Attributes
     ----------
-    volume : tensor of shape (1, x, y, z)
-        On the model's grid.
-    report : Report
-        Where it came from and how it was moved. A scan that lay on the model's grid already was
-        not moved.
+    image : Path
+        The scan's file.
+    mask : Path, optional
+        Its brain mask or parcellation; the file may be missing, which `prepare` says.
+    participant_id, session : str
+        Whose it is and from which visit; "" where the folder does not say.
+    file : str
+        The scan's file relative to the folder, as tables name it.
     """
 
-    volume: Float[Tensor, "1 x y z"]
-    report: Report
+    image: Path
+    mask: Path | None = None
+    participant_id: str = ""
+    session: str = ""
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return _stem(self.image)
+
+    def key(self, grid: Grid | None = None) -> str:
+        """Return ten letters that change with the contents of scan and mask, and with the grid.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such scan.
+        BrokenScanError
+            If its mask is missing.
+        """
+        parts = [preprocessing.VERSION]
+        if grid is not None:
+            parts += [grid.shape, np.round(grid.affine, 4).tolist()]
+        for file in self._files():
+            with file.open("rb") as content:
+                parts.append(hashlib.file_digest(content, "sha256").hexdigest())
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+    def kept_name(self, grid: Grid) -> str:
+        """Return the name under which a cache keeps this scan's volume on a grid."""
+        return f"{self.name.removesuffix('_T1w')}_space-MNI152_desc-{self.key(grid)}_T1w.nii.gz"
+
+    def prepare(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
+        """Preprocess the scan, or read what an earlier call has kept.
+
+        The report is kept once and serves every grid, each volume by its grid: the scan is
+        registered once.
+
+        Parameters
+        ----------
+        grid : Grid
+            In MNI space.
+        cache : str or Path
+            Folder of the kept volumes (NIfTI) and reports (JSON). Several programs may share it.
+
+        Returns
+        -------
+        volume : tensor of shape (1, x, y, z)
+            Background 0, median of the brain 1.
+        report : Report
+            How it was moved: `to_scan` brings maps back.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such scan.
+        BrokenScanError
+            If a file is damaged, the mask is missing, or the registration failed.
+        """
+        cache = Path(cache)
+        kept = cache / self.kept_name(grid)
+        sidecar = cache / f"{self.name.removesuffix('_T1w')}_desc-{self.key()}_report.json"
+        report = None
+        try:
+            report = Report.load(sidecar)
+            volume, kept_grid = grids.read(kept)
+            if kept_grid == grid:
+                return torch.from_numpy(volume)[None], report
+        except (ValueError, FileNotFoundError):  # not there yet, or damaged on the disk
+            pass
+        volume, found = preprocessing.preprocess(
+            self.image, grid=grid, mask=self.mask, report=report
+        )
+        grids.save(volume, grid, kept)
+        if report is None:
+            found.save(sidecar)
+        return volume, found
+
+    def on(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
+        """Return the scan on a model's grid: as it is if it lies there already, else prepared.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such scan.
+        BrokenScanError
+            As `prepare`; and if the scan lies on the grid but is no standardised brain.
+        """
+        self._files()
+        native = grids.read_grid(self.image)
+        if native.upright() != grid:
+            return self.prepare(grid, cache)
+        data, _ = grids.read(self.image)
+        volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy
+        try:
+            correlation = plausibility.check_standardised(volume, grid)
+        except BrokenScanError as error:
+            raise BrokenScanError(
+                f"{self.image} lies on the model's grid, so it is not preprocessed again; but "
+                f"{error}. Make it so with intensities.standardise, or give the raw scan"
+            ) from error
+        return volume, Report(native, np.eye(4), None, None, correlation, volume_ratio=1.0)
+
+    def _files(self) -> list[Path]:
+        """Return the files that are there; raise if one is missing."""
+        if not self.image.exists():  # also a link to content that was never fetched (DataLad)
+            raise FileNotFoundError(f"{self.image} does not exist, or is a link that leads nowhere")
+        if self.mask is None:
+            return [self.image]
+        if not self.mask.exists():
+            # Falling back on the template's mask would cut this brain out in another way than the
+            # rest, and a network may learn the cut.
+            raise BrokenScanError(f"its mask is missing: expected {self.mask}")
+        return [self.image, self.mask]
 
 
-def find_scans(folder: str | Path, *, endings: Sequence[str] = ("",)) -> list[dict]:
+def find_scans(
+    folder: str | Path, *, masks: str | None = None, endings: Sequence[str] = ("",)
+) -> list[Scan]:
     """List the scans of a folder of NIfTI files or of a BIDS folder.
 
     Parameters
     ----------
+    masks : str, optional
+        Where each scan's brain mask is, see `from_bids`. In a folder of NIfTI files,
+        ``{participant_id}`` is the file's name without its ending.
     endings : sequence of str
         What each scan's name is followed by in the names of the files that will be written.
-
-    Returns
-    -------
-    list of dict
-        Each with ``name``, ``scan`` (the file, relative to the folder), ``participant_id`` and
-        ``session``.
 
     Raises
     ------
@@ -56,7 +180,8 @@ def find_scans(folder: str | Path, *, endings: Sequence[str] = ("",)) -> list[di
         If there is no folder or no scan.
     ValueError
         If two scans would write to the same file on a disk that does not tell capital letters
-        from small ones, or a name is too long for a disk or not UTF-8.
+        from small ones, a name is too long for a disk or not UTF-8, or ``masks`` has an unknown
+        placeholder.
     """
     folder = Path(folder)
     files = sorted(
@@ -65,43 +190,82 @@ def find_scans(folder: str | Path, *, endings: Sequence[str] = ("",)) -> list[di
         if path.name.endswith((".nii", ".nii.gz")) and not path.is_dir()
     )
     if files:
-        scans = [{"participant_id": _stem(f), "session": "", "scan": f} for f in files]
+        people = [_stem(Path(file)) for file in files]
+        scans = [
+            Scan(folder / file, _mask(folder, masks, person, "", person), person, "", file)
+            for file, person in zip(files, people, strict=True)
+        ]
     else:
         try:
-            scans = bids.find_scans(folder).to_dict("records")
+            scans = find_in_bids(folder, masks=masks)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; or NIfTI files (.nii, .nii.gz) in it") from error
-    scans = [{"name": _stem(Path(scan["scan"]).name), **scan} for scan in scans]
     _check_names(folder, scans, endings)
     return scans
 
 
-def load_scan(path: str | Path, grid: Grid, *, cache: str | Path, mask: Path | None = None) -> Scan:
-    """Read a scan; preprocess it unless it lies on the model's grid.
+def find_in_bids(folder: str | Path, *, masks: str | None = None) -> list[Scan]:
+    """List the T1-weighted scans of a BIDS folder, ordered by their paths.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
-    BrokenScanError
-        If the file is damaged or cannot be registered, or lies on the grid but is no
-        standardised brain.
+        If there is no folder or no scan.
+    ValueError
+        If ``masks`` has an unknown placeholder.
     """
-    native = grids.read_grid(path)
-    if native.upright() != grid:
-        volume, report = preprocessing.cached(path, cache, grid=grid, mask=mask)
-        return Scan(volume, report)
-    data, _ = grids.read(path)
-    volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy yet
-    try:
-        correlation = plausibility.check_standardised(volume, grid)
-    except BrokenScanError as error:
-        raise BrokenScanError(
-            f"{path} lies on the model's grid, so it is not preprocessed again; but {error}. "
-            f"Make it so with intensities.standardise, or give the raw scan"
-        ) from error
-    report = Report(native, np.eye(4), None, None, correlation, volume_ratio=1.0)
-    return Scan(volume, report)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {folder}; expected one with sub-* folders in it")
+    found = []
+    for pattern in ("sub-*/anat/sub-*_T1w.nii*", "sub-*/ses-*/anat/sub-*_T1w.nii*"):
+        for path in folder.glob(pattern):
+            if path.name.endswith((".nii", ".nii.gz")):
+                parts = path.relative_to(folder).parts
+                session = parts[1] if len(parts) == 4 else ""
+                found.append((parts[0], session, "/".join(parts)))
+    if not found:
+        raise FileNotFoundError(
+            f"no scan in {folder}; expected sub-*/anat/sub-*_T1w.nii.gz, or the same below a "
+            f"ses-* folder"
+        )
+    return [
+        Scan(
+            folder / file,
+            _mask(folder, masks, person, session, Path(file).name.split("_T1w.nii")[0]),
+            person,
+            session,
+            file,
+        )
+        for person, session, file in sorted(found)
+    ]
+
+
+def prepare(
+    scans: Sequence[Scan],
+    grid: Grid,
+    cache: str | Path,
+    *,
+    n_procs: int = 1,
+    progress: bool = True,
+) -> Iterator[tuple[Tensor, Report] | str]:
+    """Prepare many scans; yield each volume and report, or what is wrong with the scan.
+
+    Whatever goes wrong with one scan stops no other. Iterate within ``contextlib.closing``, as over
+    `helpers.runtime.in_processes`.
+
+    Raises
+    ------
+    CannotWriteError
+        If the cache cannot be written.
+    """
+    if n_procs > 1:  # a process takes seconds to start
+        waiting = sum(not _takes_no_time(scan, grid, Path(cache)) for scan in scans)
+        n_procs = max(1, min(n_procs, waiting))
+    prepare_one = partial(_prepared, grid=grid, cache=cache)
+    return runtime.in_processes(
+        prepare_one, scans, n_procs=n_procs, label="preprocessing", show=progress
+    )
 
 
 def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid) -> np.ndarray:
@@ -126,16 +290,52 @@ def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid)
     return moved.clip(min(0.0, float(values.min())), max(0.0, float(values.max())))
 
 
-def _stem(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii")
+def _prepared(scan: Scan, *, grid: Grid, cache: str | Path) -> tuple[Tensor, Report] | str:
+    try:
+        return scan.prepare(grid, cache)
+    except CannotWriteError:  # the disk's fault, not the scan's
+        raise
+    except (BrokenScanError, FileNotFoundError) as error:
+        return errors.beside_name(error, scan.image)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return (
+            f"{type(error).__name__}: {error} "
+            f"(in {place.name}, {Path(place.filename).name}, line {place.lineno})"
+        )
 
 
-def _check_names(folder: Path, scans: list[dict], endings: Sequence[str]) -> None:
+def _takes_no_time(scan: Scan, grid: Grid, cache: Path) -> bool:
+    """Say whether a scan is in the cache, or cannot be prepared at all."""
+    try:
+        return (cache / scan.kept_name(grid)).exists()
+    except (BrokenScanError, OSError):
+        return True
+
+
+def _mask(folder: Path, masks: str | None, person: str, session: str, name: str) -> Path | None:
+    """Fill the placeholders of a pattern for masks."""
+    if masks is None:
+        return None
+    try:
+        return folder / masks.format(participant_id=person, session=session, name=name)
+    except (KeyError, IndexError) as error:
+        raise ValueError(
+            f"masks={masks!r} has an unknown placeholder {error}; expected {{participant_id}}, "
+            f"{{session}} or {{name}}"
+        ) from error
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _check_names(folder: Path, scans: list[Scan], endings: Sequence[str]) -> None:
     taken: dict[str, str] = {}
     for scan in scans:
-        file = scan["scan"]
+        file = scan.file
         try:
-            longest = max(len(f"{scan['name']}{ending}".encode()) for ending in endings)
+            longest = max(len(f"{scan.name}{ending}".encode()) for ending in endings)
             str(folder / file).encode()
         except UnicodeEncodeError as error:
             raise ValueError(
@@ -149,10 +349,10 @@ def _check_names(folder: Path, scans: list[dict], endings: Sequence[str]) -> Non
             )
         for ending in endings:
             # As on the disks of macOS and Windows: A is a, and e with an accent is one letter.
-            written = unicodedata.normalize("NFC", f"{scan['name']}{ending}".casefold())
+            written = unicodedata.normalize("NFC", f"{scan.name}{ending}".casefold())
             other = taken.setdefault(written, file)
             if other != file:
                 raise ValueError(
                     f"results of {other} and {file} in {folder} would overwrite each other, both "
-                    f"would be called {scan['name']}{ending}; rename one of the scans"
+                    f"would be called {scan.name}{ending}; rename one of the scans"
                 )

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from helpers import anatomy, attribution, errors, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
-from helpers.cohorts import bids
-from helpers.cohorts.scans import find_scans, load_scan, to_scan
+from helpers.cohorts.scans import Scan, find_scans, to_scan
 from helpers.errors import BrokenScanError, CannotWriteError, InterruptedWarning
 from helpers.explain_folder import records
 from helpers.grids import Grid
@@ -121,7 +120,7 @@ def explain_folder(
             raise ValueError(
                 "the atlas lies on another grid; make it with anatomy.atlas(grid, ...)"
             )
-        scans = find_scans(folder, endings=records.ENDINGS)
+        scans = find_scans(folder, masks=masks, endings=records.ENDINGS)
         for place in (output, cache):
             if place.resolve() == folder.resolve():
                 raise ValueError(f"files in the folder of the scans would pass for scans: {place}")
@@ -137,27 +136,26 @@ def explain_folder(
         }
         if fabric.is_global_zero:  # one looks for all, before anything is written
             records.check_settings(output, settings)
-            keys = [records.key(folder, scan, grid, masks, settings) for scan in scans]
+            keys = [records.key(scan, grid, settings) for scan in scans]
             pending = [
-                {**scan, "key": key}
+                (scan, key)
                 for scan, key in zip(scans, keys, strict=True)
                 if not records.finished(output, scan, key)
             ]
             records.write_settings(output, settings)
     pending = fabric.broadcast(pending)
 
-    def explain_scan(scan: dict) -> dict:
-        mask = bids.find_mask(folder, masks, scan)
-        loaded = load_scan(folder / scan["scan"], grid, cache=cache, mask=mask)
-        found, explained_map = _explained(model, loaded.volume, explain, target)
-        record = {**found, **_place(explained_map, grid), **loaded.report.quality()}
-        lines, title = [method, *_in_words(record)], scan["name"]
+    def explain_scan(scan: Scan) -> dict:
+        volume, report = scan.on(grid, cache)
+        found, explained_map = _explained(model, volume, explain, target)
+        record = {**found, **_place(explained_map, grid), **report.quality()}
+        lines = [method, *_in_words(record)]
         # The volume that the network saw, not the file: no faces, the same slices for everybody.
-        picture = sheet(loaded.volume, explained_map, grid=grid, title=title, lines=lines)
-        in_scan = to_scan(explained_map, loaded.report, grid)
-        grids.save(explained_map, grid, output / f"{scan['name']}{records.MNI_MAP}")
-        grids.save(in_scan, loaded.report.native, output / f"{scan['name']}{records.MAP}")
-        with runtime.replacing(output / f"{scan['name']}{records.PICTURE}") as unfinished:
+        picture = sheet(volume, explained_map, grid=grid, title=scan.name, lines=lines)
+        in_scan = to_scan(explained_map, report, grid)
+        grids.save(explained_map, grid, output / f"{scan.name}{records.MNI_MAP}")
+        grids.save(in_scan, report.native, output / f"{scan.name}{records.MAP}")
+        with runtime.replacing(output / f"{scan.name}{records.PICTURE}") as unfinished:
             # Half the time of Pillow's default, for files that are 2 % larger.
             Image.fromarray(picture).save(unfinished, compress_level=4)
         return record
@@ -174,10 +172,11 @@ def explain_folder(
 
     with together(fabric):
         mine = pending[fabric.global_rank :: fabric.world_size]
-        for scan in runtime.progress(mine, label=method, show=progress and fabric.is_global_zero):
+        show = progress and fabric.is_global_zero
+        for scan, key in runtime.progress(mine, label=method, show=show):
             records.remove(output, scan)
-            found = _attempt(explain_scan, scan, folder=folder, check_method=check_method)
-            records.write(output, scan, found)
+            found = _attempt(explain_scan, scan, check_method=check_method)
+            records.write(output, scan, {"key": key, **found})
     with together(fabric):
         table = records.read_all(output, scans)
         if fabric.is_global_zero:
@@ -265,14 +264,14 @@ def _in_words(record: dict) -> list[str]:
     ]
 
 
-def _attempt(explain_scan: Callable, scan: dict, *, folder: Path, check_method: Callable) -> dict:
+def _attempt(explain_scan: Callable, scan: Scan, *, check_method: Callable) -> dict:
     """Return a scan's record, or one that says why there is no map: one scan ends no run."""
     try:
         return explain_scan(scan)
     except CannotWriteError:  # the disk's fault, not the scan's
         raise
     except (BrokenScanError, FileNotFoundError) as error:
-        return {"problem": errors.beside_name(error, folder / scan["scan"])}
+        return {"problem": errors.beside_name(error, scan.image)}
     except Exception as error:
         check_method()  # where it fails without the scan as well, it is not the scan's fault
         return {"problem": _named(error), "traceback": traceback.format_exc()}

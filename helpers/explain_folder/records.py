@@ -14,8 +14,8 @@ import torch
 
 from helpers import evaluation, grids, runtime
 from helpers.anatomy import Atlas
-from helpers.cohorts import bids, preprocessing
 from helpers.cohorts.report import QUALITY
+from helpers.cohorts.scans import Scan
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
@@ -43,24 +43,23 @@ def write_settings(output: Path, settings: dict) -> None:
     _write(output / "settings.json", settings)
 
 
-def key(folder: Path, scan: dict, grid: Grid, masks: str | None, settings: dict) -> str | None:
+def key(scan: Scan, grid: Grid, settings: dict) -> str | None:
     """Return what changes with the scan, its mask or the settings; None if a file is missing."""
     try:
-        mask = bids.find_mask(folder, masks, scan)
-        scan_key = preprocessing.kept_name(folder / scan["scan"], grid, mask)
+        scan_key = scan.kept_name(grid)
     except (BrokenScanError, OSError):
         return None
     return hashlib.sha256(json.dumps([scan_key, settings]).encode()).hexdigest()
 
 
-def finished(output: Path, scan: dict, key: str | None) -> bool:
+def finished(output: Path, scan: Scan, key: str | None) -> bool:
     """Say whether a scan's files are all there, whole, and about this scan."""
-    again = f"{scan['scan']} is explained again"
-    record = _read(output / f"{scan['name']}{RECORD}", again)
+    again = f"{scan.file} is explained again"
+    record = _read(output / f"{scan.name}{RECORD}", again)
     if record is None or key is None or record.get("key") != key or "sha256" not in record:
         return False
     for ending, expected in record["sha256"].items():
-        file = output / f"{scan['name']}{ending}"
+        file = output / f"{scan.name}{ending}"
         if not file.exists():
             return False
         if _checksum(file) != expected:
@@ -69,26 +68,32 @@ def finished(output: Path, scan: dict, key: str | None) -> bool:
     return True
 
 
-def remove(output: Path, scan: dict) -> None:
+def remove(output: Path, scan: Scan) -> None:
     """Remove what an earlier run has left of a scan, the record first."""
     for ending in reversed(ENDINGS):
-        (output / f"{scan['name']}{ending}").unlink(missing_ok=True)
+        (output / f"{scan.name}{ending}").unlink(missing_ok=True)
 
 
-def write(output: Path, scan: dict, record: dict) -> None:
+def write(output: Path, scan: Scan, record: dict) -> None:
     """Write a scan's record, with the checksums of the files that it vouches for."""
     if "problem" not in record:
-        files = {ending: output / f"{scan['name']}{ending}" for ending in (MAP, MNI_MAP, PICTURE)}
+        files = {ending: output / f"{scan.name}{ending}" for ending in (MAP, MNI_MAP, PICTURE)}
         record = {**record, "sha256": {end: _checksum(file) for end, file in files.items()}}
-    _write(output / f"{scan['name']}{RECORD}", {**scan, **record})
+    whose = {
+        "name": scan.name,
+        "participant_id": scan.participant_id,
+        "session": scan.session,
+        "scan": scan.file,
+    }
+    _write(output / f"{scan.name}{RECORD}", {**whose, **record})
 
 
-def read_all(output: Path, scans: list[dict]) -> pd.DataFrame:
+def read_all(output: Path, scans: list[Scan]) -> pd.DataFrame:
     """Return the records of all scans, one row each."""
     columns = ["name", "scan", "problem", "predicted", "predicted_probability", "explained"]
     columns += ["explained_probability", "strongest", "x_mm", "y_mm", "z_mm"]
     columns += ["share_outside_brain", *QUALITY, "warnings"]
-    files = [output / f"{scan['name']}{RECORD}" for scan in scans]
+    files = [output / f"{scan.name}{RECORD}" for scan in scans]
     return pd.DataFrame([json.loads(file.read_text()) for file in files]).reindex(columns=columns)
 
 

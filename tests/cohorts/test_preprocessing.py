@@ -15,7 +15,7 @@ from helpers import anatomy, grids
 from helpers.cohorts import bids, preprocessing, registration
 from helpers.cohorts.intensities import standardise
 from helpers.cohorts.report import Report
-from helpers.cohorts.scans import to_scan
+from helpers.cohorts.scans import Scan, to_scan
 from helpers.errors import BrokenScanError, BrokenScansError
 from helpers.grids import Grid
 from helpers.runtime import generator
@@ -338,25 +338,25 @@ def counted(monkeypatch):
 def test_cache_is_used_until_something_changes(counted, tmp_path):
     scan, cache, grid = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "cache", grids.mni(8.0)
     scan.write_bytes(b"a scan")
-    first, report = preprocessing.cached(scan, cache, grid=grid)
-    again, kept_report = preprocessing.cached(scan, cache, grid=grid)
+    first, report = Scan(scan).prepare(grid, cache)
+    again, kept_report = Scan(scan).prepare(grid, cache)
     assert len(counted) == 1
     assert torch.equal(first, again)
     assert same(report, kept_report)
-    preprocessing.cached(scan, cache, grid=grids.mni(4.0))
+    Scan(scan).prepare(grids.mni(4.0), cache)
     assert len(counted) == 2
     assert same(counted[1], report)  # another grid needs no second registration
     (tmp_path / "moved").mkdir()
     scan = scan.rename(tmp_path / "moved" / scan.name)
     os.utime(scan, ns=(0, 1))
-    preprocessing.cached(scan, cache, grid=grid)
+    Scan(scan).prepare(grid, cache)
     assert len(counted) == 2
     scan.write_bytes(b"another scan")
-    preprocessing.cached(scan, cache, grid=grid)
+    Scan(scan).prepare(grid, cache)
     assert len(counted) == 3
     mask = tmp_path / "mask.nii.gz"
     mask.write_bytes(b"a mask")
-    preprocessing.cached(scan, cache, grid=grid, mask=mask)
+    Scan(scan, mask).prepare(grid, cache)
     assert len(counted) == 4
 
 
@@ -371,9 +371,9 @@ def test_killed_write_leaves_nothing_broken(counted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(nib, "save", killed)
         with pytest.raises(KeyboardInterrupt):
-            preprocessing.cached(scan, cache, grid=grid)
+            Scan(scan).prepare(grid, cache)
     assert list(cache.iterdir()) == []
-    preprocessing.cached(scan, cache, grid=grid)
+    Scan(scan).prepare(grid, cache)
     assert len(counted) == 2
 
 
@@ -381,14 +381,14 @@ def test_killed_write_leaves_nothing_broken(counted, tmp_path, monkeypatch):
 def test_damaged_cache_is_made_again(counted, tmp_path, damage):
     scan, cache, grid = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "cache", grids.mni(8.0)
     scan.write_bytes(b"a scan")
-    first, report = preprocessing.cached(scan, cache, grid=grid)
+    first, report = Scan(scan).prepare(grid, cache)
     (volume,), (sidecar,) = cache.glob("*.nii.gz"), cache.glob("*.json")
     if damage == "report lost":
         sidecar.unlink()
     else:
         file = volume if damage == "volume cut" else sidecar
         file.write_bytes(file.read_bytes()[:30])
-    again, kept_report = preprocessing.cached(scan, cache, grid=grid)
+    again, kept_report = Scan(scan).prepare(grid, cache)
     assert len(counted) == 2
     assert torch.equal(first, again)
     assert same(kept_report, report)
@@ -399,7 +399,7 @@ def test_link_that_leads_nowhere(tmp_path):
     link = tmp_path / "sub-1_T1w.nii.gz"
     link.symlink_to(tmp_path / "never-fetched")
     with pytest.raises(FileNotFoundError, match="leads nowhere"):
-        preprocessing.cached(link, tmp_path / "cache")
+        Scan(link).prepare(grids.mni(8.0), tmp_path / "cache")
 
 
 def test_simulating_leaves_the_registration_alone():

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from helpers import cohorts, grids
-from helpers.cohorts import bids, preprocessing
+from helpers.cohorts import preprocessing
 from helpers.cohorts.real_brains import FOLDER, STUDY_MASKS
+from helpers.cohorts.scans import find_scans
 
 STUDY = cohorts.real_study()
 PEOPLE = pd.read_csv(STUDY / "participants.tsv", sep="\t")
@@ -47,7 +48,7 @@ def test_each_brain_lies_in_air_and_its_median_is_one(brains):
 @pytest.mark.parametrize("name", ["sub-03", "sub-58"])
 def test_a_brain_is_what_preprocessing_makes_of_the_shipped_scan(brains, name):
     scan = STUDY / name / "anat" / f"{name}_T1w.nii.gz"
-    mask = bids.find_mask(STUDY, STUDY_MASKS, {"participant_id": name, "session": "", "scan": scan})
+    mask = STUDY / STUDY_MASKS.format(participant_id=name)
     volume, report = preprocessing.preprocess(scan, mask=mask)
     position = brains.participants["participant_id"].tolist().index(name)
     assert (volume - brains.volumes[position]).abs().max() < 0.0061
@@ -77,10 +78,10 @@ def test_a_map_finds_its_way_to_the_scan(brains):
 
 def test_the_study_is_a_folder_in_bids_with_both_groups_and_sexes():
     assert PEOPLE.groupby(["group", "sex"]).size().tolist() == [3, 3, 3, 3]
-    assert len(bids.find_scans(STUDY)) == 12
-    for row in bids.find_scans(STUDY).to_dict("records"):
-        scan = nib.load(STUDY / row["scan"])
-        mask = nib.load(bids.find_mask(STUDY, STUDY_MASKS, row))
+    found = find_scans(STUDY, masks=STUDY_MASKS)
+    assert [one.participant_id for one in found] == PEOPLE["participant_id"].tolist()
+    for one in found:
+        scan, mask = nib.load(one.image), nib.load(one.mask)
         assert (mask.affine == scan.affine).all()
         data = scan.get_fdata()
         assert (mask.get_fdata()[data > 0] == 1).all()
