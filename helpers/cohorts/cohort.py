@@ -163,6 +163,52 @@ class Cohort(Dataset):
         >>> len(train), len(test)
         (10, 10)
         """
+        rows = self._rows_of_parts(fractions, seed, stratify)
+        return tuple(self[part] for part in rows)
+
+    def folds(
+        self, number: int = 5, seed: int = 0, *, stratify: str | None = "label"
+    ) -> Int[Tensor, "subject"]:
+        """Return the fold of each subject, for a cross-validation: everybody is tested once.
+
+        Parameters
+        ----------
+        number : int
+            Default 5.
+        seed, stratify
+            As in `split`: all rows of a person are in one fold, and every fold has its share of
+            each class.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than 2 folds, or a class has fewer people than there are folds.
+
+        Examples
+        --------
+        >>> from helpers import cohorts
+        >>> cohorts.simulate("lesion", subjects=10).folds(2).bincount()
+        tensor([5, 5])
+        """
+        if number < 2:
+            raise ValueError(f"a cross-validation has 2 folds or more, got {number}")
+        people = self.participants["participant_id"]
+        for label, name in enumerate(self.classes):
+            there = people[(self.labels == label).numpy()].nunique()
+            if there < number:
+                raise ValueError(
+                    f"{number} folds need at least {number} people of each class, there are "
+                    f"{there} of {name!r}; take fewer folds"
+                )
+        found = torch.full((len(self),), -1)
+        for fold, rows in enumerate(self._rows_of_parts([1 / number] * number, seed, stratify)):
+            found[rows] = fold
+        return found
+
+    def _rows_of_parts(
+        self, fractions: Sequence[float], seed: int, stratify: str | None
+    ) -> list[Int[np.ndarray, "row"]]:
+        """Return the rows of each part of a division that shares nobody."""
         fractions = np.asarray(list(fractions), dtype=float)
         if (fractions <= 0).any() or fractions.sum() > 1 + 1e-9:
             raise ValueError(f"fractions must be positive and sum to 1 at most, got {fractions}")
@@ -196,7 +242,7 @@ class Cohort(Dataset):
             members = order[stratum_of == stratum]
             part_of[members[: row.sum()]] = np.repeat(np.arange(len(row)), row)
         row_part = part_of[np.searchsorted(people, names)]
-        return tuple(self[np.flatnonzero(row_part == part)] for part in range(len(fractions)))
+        return [np.flatnonzero(row_part == part) for part in range(len(fractions))]
 
 
 def _apportioned(

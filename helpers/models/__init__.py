@@ -8,6 +8,8 @@ from helpers.models.cards import (
     read_card,
 )
 from helpers.models.centred import centred
+from helpers.models.confounds import confounds
+from helpers.models.cross_validation import CrossValidation, cross_validate
 from helpers.models.ensemble import Ensemble
 from helpers.models.frozen import class_logits, frozen, resolve_targets, target_logits
 from helpers.models.own import load
@@ -21,6 +23,7 @@ from helpers.models.training import flips, train
 __all__ = [
     "NETWORKS",
     "WEIGHTS",
+    "CrossValidation",
     "Ensemble",
     "as_the_network_reads",
     "baselines",
@@ -30,6 +33,8 @@ __all__ = [
     "check_card",
     "check_subjectwise",
     "class_logits",
+    "confounds",
+    "cross_validate",
     "draft_card",
     "flips",
     "frozen",

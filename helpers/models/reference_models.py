@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -50,17 +51,26 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
     >>> models.baselines(train, test)["model"].tolist()
     ['brain volume', 'PCA + logistic regression']
     """
+    found = reference_logits(train, test, components=components, seed=seed)
+    rows = [scores(logits, test, name=name, seed=seed) for name, logits in found.items()]
+    return pd.concat(rows, ignore_index=True)
+
+
+def reference_logits(
+    train: Cohort, test: Cohort, *, components: int = 50, seed: int = 0
+) -> dict[str, Float[np.ndarray, "subject classes"]]:
+    """Return what the simple models of `baselines` say of the test subjects, by their names."""
     if train.classes != test.classes or train.grid != test.grid:
         raise ValueError("the training and the test cohort need the same classes and the same grid")
-    rows = []
+    found = {}
     sizes = _brain_volume_ml(train), _brain_volume_ml(test)
     unknown = _why_unknown(*sizes, train, test)
     if unknown:
-        warnings.warn(f"the baseline of brain volume is left out: {unknown}", stacklevel=2)
+        warnings.warn(f"the baseline of brain volume is left out: {unknown}", stacklevel=3)
     else:
         volume = make_pipeline(StandardScaler(), LogisticRegression())
         volume.fit(sizes[0], train.labels.numpy())
-        rows.append(_score(volume, sizes[1], test, "brain volume", seed))
+        found["brain volume"] = _logits(volume, sizes[1], test)
     voxels = make_pipeline(
         PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed),
         StandardScaler(),
@@ -68,8 +78,8 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
     )
     voxels.fit(train.volumes.flatten(1).numpy(), train.labels.numpy())
     flat = test.volumes.flatten(1).numpy()
-    rows.append(_score(voxels, flat, test, "PCA + logistic regression", seed))
-    return pd.concat(rows, ignore_index=True)
+    found["PCA + logistic regression"] = _logits(voxels, flat, test)
+    return found
 
 
 def _brain_volume_ml(cohort: Cohort) -> np.ndarray:
@@ -101,8 +111,7 @@ def _why_unknown(of_train: np.ndarray, of_test: np.ndarray, train: Cohort, test:
     return ""
 
 
-def _score(model, features: np.ndarray, cohort: Cohort, name: str, seed: int) -> pd.DataFrame:
+def _logits(model, features: np.ndarray, cohort: Cohort) -> np.ndarray:
     probabilities = np.zeros((len(cohort), len(cohort.classes)))
     probabilities[:, model.classes_] = model.predict_proba(features)
-    logs = np.log(np.clip(probabilities, 1e-12, None))
-    return scores(logs, cohort, name=name, seed=seed)
+    return np.log(np.clip(probabilities, 1e-12, None))

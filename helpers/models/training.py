@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +36,7 @@ def train(
     augment: Augmentation | None = None,
     patience: int | None = None,
     matched: bool = False,
+    balanced: bool = False,
     checkpoint: str | Path | None = None,
     seed: int = 0,
     fabric: Fabric | None = None,
@@ -61,6 +62,8 @@ def train(
         For people who come once in each class, see `helpers.cohorts.simulate`: all volumes of a
         person go into the same batch. What makes the head, and not the label, then pulls the
         weights both ways at once, and a faint effect is learnt sooner.
+    balanced : bool
+        Weigh people so that every class counts the same in the loss, however few it has.
     checkpoint : path, optional
         Written after each epoch, all or nothing. If the file exists, training goes on from it and
         ends with the same weights as a run that was never interrupted. It belongs to the data, the
@@ -121,6 +124,7 @@ def train(
             **cycle,
             "weight_decay": weight_decay,
             **({"matched": True} if matched else {}),
+            **({"balanced": True} if balanced else {}),
             **data_key("training", cohort),
             **({} if validation is None else data_key("validation", validation)),
             "network": fingerprint(model),
@@ -129,6 +133,7 @@ def train(
     )
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    weights = _class_weights(cohort).to(fabric.device) if balanced else None
     model.to(memory_format=torch.channels_last_3d)  # a third less time on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
@@ -141,12 +146,12 @@ def train(
         volumes, labels = fabric.to_device((volumes, labels))
         logits = network(volumes)
         return {
-            "loss": F.cross_entropy(logits, labels),
+            "loss": F.cross_entropy(logits, labels, weights),
             "accuracy": (logits.argmax(1) == labels).float().mean(),
         }
 
     def validate(network: nn.Module) -> dict[str, float]:
-        return _validate(network, validation, fabric, batch_size)
+        return _validate(network, validation, fabric, batch_size, weights)
 
     return engine.fit(
         model,
@@ -198,16 +203,29 @@ def _rows_of_each_person(cohort: Cohort, batch_size: int) -> Int[Tensor, "person
     return torch.tensor([rows.tolist() for rows in people.indices.values()])
 
 
-def _validate(network: nn.Module, cohort: Cohort, fabric: Fabric, batch_size: int) -> dict:
-    loss, correct = 0.0, 0
+def _class_weights(cohort: Cohort) -> Float[Tensor, "classes"]:
+    """Return weights with which every class that is there counts the same; 1 on average."""
+    people = torch.bincount(cohort.labels, minlength=len(cohort.classes)).float()
+    return len(cohort) / (people > 0).sum() / people.clamp_min(1)
+
+
+def _validate(
+    network: nn.Module,
+    cohort: Cohort,
+    fabric: Fabric,
+    batch_size: int,
+    weights: Tensor | None,
+) -> dict:
+    loss, correct, counted = 0.0, 0, 0.0
     for volumes, labels in zip(
         cohort.volumes.split(batch_size), cohort.labels.split(batch_size), strict=True
     ):
         volumes, labels = fabric.to_device((volumes, labels))
         logits = network(volumes).float()
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        loss += float(F.cross_entropy(logits, labels, weights, reduction="sum"))
+        counted += float(len(labels) if weights is None else weights[labels].sum())
         correct += int((logits.argmax(1) == labels).sum())
     return {
-        "validation_loss": loss / len(cohort),
+        "validation_loss": loss / counted,
         "validation_accuracy": correct / len(cohort),
     }

@@ -1,0 +1,150 @@
+"""What else goes with the label, and how much of a network's success that explains.
+
+Age, head size or the scanner may differ between the classes. A network that only reads them scores
+well and says nothing about the disease. Three numbers tell: how well the confound alone predicts
+the label, how closely the network's answer follows it among people of one class, and what is left
+of the network's AUC between people who are alike in it.
+"""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from helpers.cohorts import Cohort
+
+# Two people are alike in a number if they differ by less than this share of its standard deviation:
+# the caliper that is usual in matching (Austin 2011, Pharmaceutical Statistics 10:150-161).
+CALIPER = 0.2
+
+
+def confounds(
+    cohort: Cohort,
+    logits: Float[Tensor, "subject classes"],
+    folds: Int[Tensor, "subject"],
+    columns: list[str],
+) -> pd.DataFrame:
+    """Ask of each confound how much it says about the label and about the network's answer.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of two classes.
+    logits : tensor of shape (subject, 2)
+        What the network says of people whom it has not seen.
+    folds : tensor of shape (subject,)
+        As in `helpers.models.cross_validate`: the confound's own prediction is out of fold too.
+    columns : list of str
+        Of ``participants``; numbers count as they are, words as groups.
+
+    Returns
+    -------
+    DataFrame
+        One row a confound:
+
+        - ``alone``: AUC of the label, predicted from the confound alone.
+        - ``network``: the network's AUC, for comparison.
+        - ``followed``: correlation of the network's answer with the confound among people of one
+          class, 0 to 1 (multiple, for groups). Near 0, the network does not read it.
+        - ``alike``: the network's AUC among pairs of people, one of each class, who are alike in
+          the confound: of one group, or within `CALIPER` standard deviations. NaN if there are
+          none.
+        - ``pairs``: how many such pairs there are.
+
+    Raises
+    ------
+    ValueError
+        If there are not two classes, or a column is missing, constant, or unknown for somebody.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, models
+    >>> cohort = cohorts.real()
+    >>> folds = cohort.folds(2)
+    >>> said = models.predict(models.build("course"), cohort.volumes)
+    >>> models.confounds(cohort, said, folds, ["volume_ratio"])["alone"].round(2).item() > 0.9
+    True
+    """
+    if len(cohort.classes) != 2:
+        raise ValueError(f"confounds are asked of two classes, got {list(cohort.classes)}")
+    labels = cohort.labels.numpy()
+    margin = (logits[:, 1] - logits[:, 0]).double().numpy()
+    rows = []
+    for column in columns:
+        values = _values(cohort, column)
+        alike = _alike(values)
+        ahead = np.sign(margin[labels == 1][:, None] - margin[labels == 0][None, :]) / 2 + 0.5
+        pairs = alike[np.ix_(labels == 1, labels == 0)]
+        rows.append(
+            {
+                "confound": column,
+                "alone": roc_auc_score(labels, _out_of_fold(values, labels, folds.numpy())),
+                "network": roc_auc_score(labels, margin),
+                "followed": _followed(values, labels, margin),
+                "alike": float(ahead[pairs].mean()) if pairs.any() else np.nan,
+                "pairs": int(pairs.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _values(cohort: Cohort, column: str) -> pd.Series:
+    if column not in cohort.participants:
+        raise ValueError(
+            f"participants has no column {column!r}; it has {list(cohort.participants.columns)}"
+        )
+    values = cohort.participants[column]
+    if values.isna().any():
+        raise ValueError(
+            f"the confound {column!r} is missing for "
+            f"{cohort.participants['participant_id'][values.isna()].tolist()}"
+        )
+    if values.nunique() < 2:
+        raise ValueError(f"the confound {column!r} is the same for everybody")
+    return values
+
+
+def _features(values: pd.Series) -> np.ndarray:
+    """Return a confound as columns of numbers: itself, or one column a group but the first."""
+    if pd.api.types.is_numeric_dtype(values):
+        return values.to_numpy(dtype=float, copy=True)[:, None]
+    return pd.get_dummies(values, drop_first=True, dtype=float).to_numpy(copy=True)
+
+
+def _alike(values: pd.Series) -> np.ndarray:
+    """Say of every two people whether they are alike."""
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy(dtype=float)
+        return np.abs(numbers[:, None] - numbers[None, :]) <= CALIPER * numbers.std(ddof=1)
+    groups = values.to_numpy()
+    return groups[:, None] == groups[None, :]
+
+
+def _out_of_fold(values: pd.Series, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return the log odds of class 1 from the confound alone, by people of the other folds."""
+    features, odds = _features(values), np.zeros(len(labels))
+    for fold in np.unique(folds):
+        new = folds == fold
+        model = make_pipeline(StandardScaler(), LogisticRegression())
+        odds[new] = model.fit(features[~new], labels[~new]).decision_function(features[new])
+    return odds
+
+
+def _followed(values: pd.Series, labels: np.ndarray, margin: np.ndarray) -> float:
+    """Return the multiple correlation of margin and confound, both without the class means."""
+    features, answer = _features(values), margin.copy()
+    for label in (0, 1):
+        own = labels == label
+        features[own] -= features[own].mean(0)
+        answer[own] -= answer[own].mean()
+    if not answer.any():
+        warnings.warn("the network gives everybody of a class the same answer", stacklevel=3)
+        return 0.0
+    fitted = features @ np.linalg.lstsq(features, answer, rcond=None)[0]
+    return float(np.sqrt((fitted**2).sum() / (answer**2).sum()))
