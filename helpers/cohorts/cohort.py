@@ -193,12 +193,16 @@ class Cohort(Dataset):
         if number < 2:
             raise ValueError(f"a cross-validation has 2 folds or more, got {number}")
         people = self.participants["participant_id"]
-        for label, name in enumerate(self.classes):
-            there = people[(self.labels == label).numpy()].nunique()
+        of_class = {name: (self.labels == label).numpy() for label, name in enumerate(self.classes)}
+        if stratify != "label":
+            of_class = {"": np.ones(len(self), dtype=bool)}
+        for name, own in of_class.items():
+            there = people[own].nunique()
             if there < number:
                 raise ValueError(
-                    f"{number} folds need at least {number} people of each class, there are "
-                    f"{there} of {name!r}; take fewer folds"
+                    f"{number} folds need at least {number} people"
+                    f"{f' of each class, there are {there} of {name!r}' if name else ''}; "
+                    f"take fewer folds"
                 )
         found = torch.full((len(self),), -1)
         for fold, rows in enumerate(self._rows_of_parts([1 / number] * number, seed, stratify)):

@@ -15,10 +15,10 @@ from helpers.models.frozen import class_logits, frozen, resolve_targets, target_
 from helpers.models.own import load
 from helpers.models.reference_models import baselines
 from helpers.models.registry import NETWORKS, build, layer, layers
-from helpers.models.scoring import predict, scores
+from helpers.models.scoring import number_scores, predict, scores
 from helpers.models.shipped import WEIGHTS, load_weights, pretrained, save_pretrained
 from helpers.models.subjectwise import check_subjectwise
-from helpers.models.training import flips, train
+from helpers.models.training import flips, target_scale, train
 
 __all__ = [
     "NETWORKS",
@@ -42,6 +42,7 @@ __all__ = [
     "layers",
     "load",
     "load_weights",
+    "number_scores",
     "predict",
     "pretrained",
     "read_card",
@@ -49,5 +50,6 @@ __all__ = [
     "save_pretrained",
     "scores",
     "target_logits",
+    "target_scale",
     "train",
 ]

@@ -7,19 +7,20 @@ from people who are new to it. Simple models answer on the very same folds.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from helpers.cohorts import Cohort
-from helpers.models.reference_models import reference_logits
+from helpers.models.reference_models import reference_logits, reference_numbers
 from helpers.models.registry import build
-from helpers.models.scoring import predict, scores
-from helpers.models.training import train
+from helpers.models.scoring import number_scores, predict, scores
+from helpers.models.training import target_scale, train
 
 NETWORK = "network"
 
@@ -32,47 +33,58 @@ class CrossValidation:
     ----------
     cohort : Cohort
         Whom it was about.
+    target : str or None
+        The column of numbers that was to be said; None for the classes.
     folds : tensor of shape (subject,)
         The fold that each subject was tested in.
     networks : list of Module
         One a fold: ``networks[folds[i]]`` has not seen subject ``i``.
-    logits : dict of str to tensor of shape (subject, classes)
-        What each model says of the subjects that it has not seen: ``"network"``, and the simple
-        models of `helpers.models.baselines`.
+    said : dict of str to tensor of shape (subject, classes) or (subject, 1)
+        What each model says of the subjects that it has not seen, as logits or in the target's own
+        units: ``"network"``, and simple models of brain volume and voxels.
     history : DataFrame
         That of each training, see `helpers.models.train`, with the column ``fold``.
     """
 
     cohort: Cohort
+    target: str | None
     folds: Int[Tensor, "subject"]
     networks: list[nn.Module]
-    logits: dict[str, Float[Tensor, "subject classes"]]
+    said: dict[str, Float[Tensor, "subject outputs"]]
     history: pd.DataFrame
 
     def scores(self, *, seed: int = 0) -> pd.DataFrame:
-        """Return balanced accuracy and AUC of each model over all subjects, with intervals."""
+        """Return a row a model, over all subjects: `models.scores`, or `models.number_scores`."""
         rows = [
-            scores(said, self.cohort, name=name, seed=seed) for name, said in self.logits.items()
+            scores(said, self.cohort, name=name, seed=seed)
+            if self.target is None
+            else number_scores(said[:, 0], self._true(), name=name, seed=seed)
+            for name, said in self.said.items()
         ]
         return pd.concat(rows, ignore_index=True)
 
     def predictions(self) -> pd.DataFrame:
-        """Return one row a subject: who it is, fold, label, prediction and its probability."""
-        said = self.logits[NETWORK].softmax(1)
-        classes = self.cohort.classes
-        table = self.cohort.participants[["participant_id"]].assign(
-            fold=self.folds.tolist(),
-            label=[classes[k] for k in self.cohort.labels.tolist()],
+        """Return one row a subject: who it is, fold, what is true, what the network says."""
+        table = self.cohort.participants[["participant_id"]].assign(fold=self.folds.tolist())
+        said, classes = self.said[NETWORK], self.cohort.classes
+        if self.target is not None:
+            return table.assign(true=self._true(), predicted=said[:, 0].tolist())
+        table = table.assign(
+            true=[classes[k] for k in self.cohort.labels.tolist()],
             predicted=[classes[k] for k in said.argmax(1).tolist()],
-            probability=said.amax(1).tolist(),
+            probability=said.softmax(1).amax(1).tolist(),
         )
-        return table.assign(correct=table["label"] == table["predicted"])
+        return table.assign(correct=table["true"] == table["predicted"])
+
+    def _true(self) -> np.ndarray:
+        return pd.to_numeric(self.cohort.participants[self.target]).to_numpy(dtype=float)
 
 
 def cross_validate(
     network: str | Callable[[int], nn.Module],
     cohort: Cohort,
     *,
+    target: str | None = None,
     folds: int = 5,
     seed: int = 0,
     batch_size: int = 16,
@@ -90,6 +102,9 @@ def cross_validate(
         one. Every fold begins from other weights.
     cohort : Cohort
         With several rows of one person, all of them are in one fold.
+    target : str, optional
+        A column of numbers, such as ``"age"``, to be said instead of the class; every fold then has
+        its share of the low and the high ones. A network by its name gets one output.
     folds : int
         Default 5; every class needs as many people.
     seed : int
@@ -125,7 +140,7 @@ def cross_validate(
     >>> found.scores()["model"].tolist()
     ['network', 'brain volume', 'PCA + logistic regression']
     """
-    fold_of = cohort.folds(folds, seed)
+    fold_of = _folds(cohort, target, folds, seed)
     smallest = len(cohort) - int(fold_of.bincount().max())
     if smallest < batch_size:
         warnings.warn(
@@ -138,10 +153,11 @@ def cross_validate(
     for fold in range(folds):
         known, new = cohort[fold_of != fold], cohort[fold_of == fold]
         own_seed = seed * folds + fold
-        model = _untrained(network, cohort, own_seed)
+        model = _untrained(network, cohort, target, own_seed)
         rows = train(
             model,
             known,
+            target=target,
             batch_size=batch_size,
             seed=own_seed,
             checkpoint=checkpoints and Path(checkpoints) / f"fold-{fold}.safetensors",
@@ -150,25 +166,44 @@ def cross_validate(
         )
         history.append(rows.assign(fold=fold))
         networks.append(model.cpu())
-        simple = reference_logits(known, new, components=components, seed=seed)
-        said.append({NETWORK: predict(model, new.volumes, batch_size=batch_size), **simple})
+        if target is None:
+            answers = {NETWORK: predict(model, new.volumes, batch_size=batch_size)}
+            answers |= reference_logits(known, new, components=components, seed=seed)
+        else:
+            mean, sd = target_scale(known, target)
+            logits = predict(model, new.volumes, batch_size=batch_size)  # of no and of yes
+            answers = {NETWORK: mean + sd * logits[:, 1:]}
+            answers |= reference_numbers(known, new, target, components=components, seed=seed)
+        said.append({name: torch.as_tensor(values).float() for name, values in answers.items()})
     # A simple model that could not be fitted in one fold is left out of all.
-    logits = {
-        name: _gathered([torch.as_tensor(one[name]).float() for one in said], fold_of)
-        for name in said[0]
-        if all(name in one for one in said)
-    }
-    return CrossValidation(cohort, fold_of, networks, logits, pd.concat(history, ignore_index=True))
+    names = [name for name in said[0] if all(name in answers for answers in said)]
+    gathered = {name: _gathered([answers[name] for answers in said], fold_of) for name in names}
+    trained = pd.concat(history, ignore_index=True)
+    return CrossValidation(cohort, target, fold_of, networks, gathered, trained)
 
 
-def _untrained(network: str | Callable[[int], nn.Module], cohort: Cohort, seed: int) -> nn.Module:
+def _folds(cohort: Cohort, target: str | None, folds: int, seed: int) -> Tensor:
+    if target is None:
+        return cohort.folds(folds, seed)
+    target_scale(cohort, target)  # says what is wrong with it
+    # As many neighbours in the target as there are folds go into one fold each.
+    ranks = pd.to_numeric(cohort.participants[target]).rank(method="first") - 1
+    ranked = cohort.participants.assign(rank=ranks // folds)
+    return replace(cohort, participants=ranked).folds(folds, seed, stratify="rank")
+
+
+def _untrained(
+    network: str | Callable[[int], nn.Module], cohort: Cohort, target: str | None, seed: int
+) -> nn.Module:
     if isinstance(network, str):
-        return build(network, len(cohort.classes), tuple(cohort.volumes.shape[2:]), seed=seed)
+        outputs = 1 if target is not None else len(cohort.classes)
+        return build(network, outputs, tuple(cohort.volumes.shape[2:]), seed=seed)
     return network(seed)
 
 
 def _gathered(parts: list[Tensor], fold_of: Tensor) -> Tensor:
     """Return what was said fold by fold, in the order of the subjects."""
+    parts = [part.reshape(len(part), -1) for part in parts]
     whole = torch.empty(len(fold_of), parts[0].shape[1])
     for fold, part in enumerate(parts):
         whole[fold_of == fold] = part

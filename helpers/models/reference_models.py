@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -80,6 +80,34 @@ def reference_logits(
     flat = test.volumes.flatten(1).numpy()
     found["PCA + logistic regression"] = _logits(voxels, flat, test)
     return found
+
+
+def reference_numbers(
+    train: Cohort, test: Cohort, target: str, *, components: int = 50, seed: int = 0
+) -> dict[str, Float[np.ndarray, "subject"]]:
+    """Return what simple models say of a number, such as age, of the test subjects.
+
+    Beside brain volume and the voxels (PCA and ridge regression): the mean of the training
+    subjects, which has looked at nobody.
+    """
+    known = _numbers(train, target)
+    found = {"mean of the others": np.full(len(test), known.mean())}
+    sizes = _brain_volume_ml(train), _brain_volume_ml(test)
+    if not _why_unknown(*sizes, train, test):
+        volume = make_pipeline(StandardScaler(), LinearRegression())
+        found["brain volume"] = volume.fit(sizes[0], known).predict(sizes[1])
+    voxels = make_pipeline(
+        PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed),
+        StandardScaler(),
+        RidgeCV(np.logspace(-2, 4, 13)),
+    )
+    voxels.fit(train.volumes.flatten(1).numpy(), known)
+    found["PCA + ridge regression"] = voxels.predict(test.volumes.flatten(1).numpy())
+    return found
+
+
+def _numbers(cohort: Cohort, target: str) -> np.ndarray:
+    return pd.to_numeric(cohort.participants[target]).to_numpy(dtype=float)
 
 
 def _brain_volume_ml(cohort: Cohort) -> np.ndarray:

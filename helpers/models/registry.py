@@ -35,7 +35,7 @@ def build(
         ``course`` (asks "is it anywhere?"), ``course_with_places`` (asks "is it here?"), the
         papers' ``kan2020``, ``liu2021``, ``eitel2022``, or MONAI's ``resnet10``, ``densenet121``.
     classes : int
-        Number of logits, at least 2.
+        Number of logits; 1 for a network that says a number, such as an age.
     shape : tuple of int
         Voxels along x, y, z. Networks that flatten their features are built for this size.
     seed : int
@@ -55,8 +55,8 @@ def build(
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown model {name!r}; there are {sorted(NETWORKS)}")
-    if classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
+    if classes < 1:
+        raise ValueError(f"a network needs at least one output, got {classes}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NETWORKS[name](classes, tuple(shape))

@@ -1,5 +1,7 @@
 """How good a classifier is on people it has never seen, and how sure that is."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -88,6 +90,59 @@ def scores(
     row = {"model": name, "subjects": len(labels)}
     for i, measure in enumerate(("balanced_accuracy", "auc")):
         row |= {measure: estimate[i], f"{measure}_low": low[i], f"{measure}_high": high[i]}
+    return pd.DataFrame([row])
+
+
+def number_scores(
+    said: Float[Tensor, "subject"] | Float[np.ndarray, "subject"],
+    true: Float[Tensor, "subject"] | Float[np.ndarray, "subject"],
+    *,
+    name: str = "model",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return how far predicted numbers are off, with 95 % bootstrap intervals over subjects.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``model``, ``subjects``; ``mae``, the mean absolute error; ``bias``, the mean of
+        what was said less what is true; ``r``, Pearson's correlation (NaN if the same was said of
+        all); each with ``_low`` and ``_high``.
+
+    Raises
+    ------
+    ValueError
+        If the two have other lengths or hold NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from helpers import models
+    >>> ages = torch.tensor([20.0, 40.0, 60.0])
+    >>> models.number_scores(ages + 2, ages)[["mae", "bias"]].iloc[0].tolist()
+    [2.0, 2.0]
+    """
+    said, true = (np.asarray(values, dtype=float) for values in (said, true))
+    if said.shape != true.shape or said.ndim != 1:
+        raise ValueError(f"expected one number a subject, got {said.shape} and {true.shape}")
+    if not (np.isfinite(said).all() and np.isfinite(true).all()):
+        raise ValueError("the predicted or the true numbers hold NaN or infinite values")
+
+    def measure(rows: np.ndarray) -> list[float]:
+        off = said[rows] - true[rows]
+        varies = np.ptp(said[rows]) > 0 and np.ptp(true[rows]) > 0
+        r = np.corrcoef(said[rows], true[rows])[0, 1] if varies else np.nan
+        return [np.abs(off).mean(), off.mean(), r]
+
+    draws = np.random.default_rng(seed).integers(len(true), size=(resamples, len(true)))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where r is NaN in all draws
+        low, high = np.nanpercentile([measure(draw) for draw in draws], [2.5, 97.5], axis=0)
+    row = {"model": name, "subjects": len(true)}
+    estimate = measure(np.arange(len(true)))
+    for i, one in enumerate(("mae", "bias", "r")):
+        row |= {one: estimate[i], f"{one}_low": low[i], f"{one}_high": high[i]}
     return pd.DataFrame([row])
 
 

@@ -1,4 +1,4 @@
-"""Train a classifier: what a step, a validation and an augmentation of the one loop are.
+"""Train a network: what a step, a validation and an augmentation of the one loop are.
 
 Start it over several processes with ``torchrun --nproc-per-node=2 script.py``, over several
 machines with ``torchrun --nnodes=2 ...`` or SLURM's ``srun``. Batch normalization then sees the
@@ -29,6 +29,7 @@ def train(
     cohort: Cohort,
     *,
     validation: Cohort | None = None,
+    target: str | None = None,
     epochs: int = 14,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
@@ -42,7 +43,7 @@ def train(
     fabric: Fabric | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Fit a classifier with AdamW and one learning-rate cycle.
+    """Fit a network with AdamW and one learning-rate cycle: to classes, or to a number.
 
     Parameters
     ----------
@@ -52,6 +53,10 @@ def train(
         Training subjects.
     validation : Cohort, optional
         Scored after each epoch. The weights of the best epoch are kept.
+    target : str, optional
+        A column of numbers in ``participants``, such as ``"age"``, that the network's one output is
+        to say, in standard deviations from the mean of the training subjects (see `target_scale`).
+        Default: the classes.
     epochs, batch_size, learning_rate, weight_decay
         The learning rate is the cycle's peak. The batch is the one of all processes together.
     augment : callable, optional
@@ -81,13 +86,15 @@ def train(
     -------
     DataFrame
         One row an epoch: ``epoch``, ``loss``, ``accuracy``, ``validation_loss``,
-        ``validation_accuracy``, ``seconds``.
+        ``validation_accuracy``, ``seconds``. With a target, ``error`` stands in the place of
+        ``accuracy``: the mean absolute error in the target's own units.
 
     Raises
     ------
     ValueError
         If the cohort holds one class only, a checkpoint is damaged or belongs to another training,
-        people are not matched though ``matched`` says so, or the loss becomes NaN.
+        people are not matched though ``matched`` says so, or the loss becomes NaN. If a target is
+        no number, constant or missing for somebody, or the network has more than one output for it.
 
     Examples
     --------
@@ -97,7 +104,7 @@ def train(
     >>> len(history)
     1
     """
-    if len(torch.unique(cohort.labels)) < 2:
+    if target is None and len(torch.unique(cohort.labels)) < 2:
         raise ValueError(f"training needs at least two classes in the cohort, got {cohort!r}")
     if patience is not None and validation is None:
         raise ValueError("patience needs a validation cohort to watch")
@@ -106,6 +113,9 @@ def train(
             f"epochs must be 1 or more and batch_size between 1 and {len(cohort)} subjects, "
             f"got {epochs} and {batch_size}"
         )
+    if target is not None and (matched or balanced):
+        raise ValueError("matched and balanced are about classes; leave them out with a target")
+    terms = _classified(cohort, balanced) if target is None else _regressed(cohort, target)
     together = torch.arange(len(cohort))[:, None]
     if matched:
         together = _rows_of_each_person(cohort, batch_size)
@@ -125,6 +135,7 @@ def train(
             "weight_decay": weight_decay,
             **({"matched": True} if matched else {}),
             **({"balanced": True} if balanced else {}),
+            **({} if target is None else {"target": target}),
             **data_key("training", cohort),
             **({} if validation is None else data_key("validation", validation)),
             "network": fingerprint(model),
@@ -133,25 +144,22 @@ def train(
     )
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    weights = _class_weights(cohort).to(fabric.device) if balanced else None
     model.to(memory_format=torch.channels_last_3d)  # a third less time on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
     def step(network: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         rows = together[batch].flatten()
-        volumes, labels = cohort.volumes[rows], cohort.labels[rows]
+        volumes = cohort.volumes[rows]
         if augment is not None:
             volumes = augment(volumes, generator)
         volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
-        volumes, labels = fabric.to_device((volumes, labels))
-        logits = network(volumes)
-        return {
-            "loss": F.cross_entropy(logits, labels, weights),
-            "accuracy": (logits.argmax(1) == labels).float().mean(),
-        }
+        return terms(network(fabric.to_device(volumes)), cohort, rows)
 
     def validate(network: nn.Module) -> dict[str, float]:
-        return _validate(network, validation, fabric, batch_size, weights)
+        parts = validation.volumes.split(batch_size)
+        said = torch.cat([network(fabric.to_device(part)).float() for part in parts])
+        found = terms(said, validation, torch.arange(len(validation)))
+        return {f"validation_{name}": float(value) for name, value in found.items()}
 
     return engine.fit(
         model,
@@ -203,29 +211,74 @@ def _rows_of_each_person(cohort: Cohort, batch_size: int) -> Int[Tensor, "person
     return torch.tensor([rows.tolist() for rows in people.indices.values()])
 
 
-def _class_weights(cohort: Cohort) -> Float[Tensor, "classes"]:
-    """Return weights with which every class that is there counts the same; 1 on average."""
-    people = torch.bincount(cohort.labels, minlength=len(cohort.classes)).float()
-    return len(cohort) / (people > 0).sum() / people.clamp_min(1)
+def target_scale(cohort: Cohort, target: str) -> tuple[float, float]:
+    """Return mean and standard deviation of a target: what an output of 0, and one more, mean.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column of numbers, or it is constant or missing for somebody.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, models
+    >>> mean, sd = models.target_scale(cohorts.real(), "age")
+    >>> round(mean), round(sd)
+    (33, 9)
+    """
+    values = _target(cohort, target)
+    if not values.std() > 0:
+        raise ValueError(f"the target {target!r} is the same for everybody")
+    return float(values.mean()), float(values.std())
 
 
-def _validate(
-    network: nn.Module,
-    cohort: Cohort,
-    fabric: Fabric,
-    batch_size: int,
-    weights: Tensor | None,
-) -> dict:
-    loss, correct, counted = 0.0, 0, 0.0
-    for volumes, labels in zip(
-        cohort.volumes.split(batch_size), cohort.labels.split(batch_size), strict=True
-    ):
-        volumes, labels = fabric.to_device((volumes, labels))
-        logits = network(volumes).float()
-        loss += float(F.cross_entropy(logits, labels, weights, reduction="sum"))
-        counted += float(len(labels) if weights is None else weights[labels].sum())
-        correct += int((logits.argmax(1) == labels).sum())
-    return {
-        "validation_loss": loss / counted,
-        "validation_accuracy": correct / len(cohort),
-    }
+# What the network has put out for the rows of a cohort: the loss, and how good that is.
+Terms = Callable[[Tensor, Cohort, Tensor], dict[str, Tensor]]
+
+
+def _classified(training: Cohort, balanced: bool) -> Terms:
+    people = torch.bincount(training.labels, minlength=len(training.classes)).float()
+    # Every class that is there counts the same; 1 on average.
+    weights = len(training) / (people > 0).sum() / people.clamp_min(1) if balanced else None
+
+    def terms(logits: Tensor, cohort: Cohort, rows: Tensor) -> dict[str, Tensor]:
+        labels = cohort.labels[rows].to(logits.device)
+        own = None if weights is None else weights.to(logits)
+        return {
+            "loss": F.cross_entropy(logits, labels, own),
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
+
+    return terms
+
+
+def _regressed(training: Cohort, target: str) -> Terms:
+    mean, sd = target_scale(training, target)
+
+    def terms(output: Tensor, cohort: Cohort, rows: Tensor) -> dict[str, Tensor]:
+        if output.shape[1:] != (1,):
+            raise ValueError(
+                f"a network for the target {target!r} has one output a subject, this one puts out "
+                f"the shape {tuple(output.shape)}"
+            )
+        wanted = ((_target(cohort, target)[rows] - mean) / sd).to(output)
+        return {
+            "loss": F.mse_loss(output[:, 0], wanted),
+            "error": sd * (output[:, 0] - wanted).abs().mean(),
+        }
+
+    return terms
+
+
+def _target(cohort: Cohort, target: str) -> Float[Tensor, "subject"]:
+    if target not in cohort.participants:
+        raise ValueError(
+            f"participants has no column {target!r}; it has {list(cohort.participants.columns)}"
+        )
+    values = pd.to_numeric(cohort.participants[target], errors="coerce")
+    missing = cohort.participants["participant_id"][values.isna()].tolist()
+    if missing:
+        raise ValueError(
+            f"the target {target!r} is missing or no number for {missing[:5]}; leave them out"
+        )
+    return torch.tensor(values.to_numpy(dtype=float)).float()

@@ -53,7 +53,7 @@ def test_everybody_is_judged_by_the_network_that_has_not_seen_them():
     for fold, network in enumerate(found.networks):
         inside = found.folds == fold
         said = models.predict(network, subjects[inside].volumes)
-        torch.testing.assert_close(found.logits["network"][inside], said)
+        torch.testing.assert_close(found.said["network"][inside], said)
         # The same network, trained here without those people.
         again = Net(seed=fold)
         models.train(again, subjects[~inside], seed=fold, **QUICK)
@@ -67,10 +67,10 @@ def test_what_is_planted_is_found_and_told_person_by_person():
     table = found.predictions()
     assert table["correct"].mean() > 0.8
     assert found.scores()["auc"].min() > 0.8
-    right = found.logits["network"].argmax(1) == found.cohort.labels
+    right = found.said["network"].argmax(1) == found.cohort.labels
     assert table["correct"].tolist() == right.tolist()
     assert table["fold"].tolist() == found.folds.tolist()
-    sure = found.logits["network"].diff(dim=1)[:, 0].abs().sigmoid()
+    sure = found.said["network"].diff(dim=1)[:, 0].abs().sigmoid()
     np.testing.assert_allclose(table["probability"], sure, rtol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_simple_models_answer_on_the_same_folds():
     for fold in range(3):
         inside = found.folds == fold
         table = models.baselines(subjects[~inside], subjects[inside])
-        said = found.logits["PCA + logistic regression"][inside]
+        said = found.said["PCA + logistic regression"][inside]
         row = models.scores(said, subjects[inside], name="PCA + logistic regression")
         kept = table[table["model"] == "PCA + logistic regression"].reset_index(drop=True)
         pd.testing.assert_frame_equal(row, kept, atol=1e-6)
@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
             models.cross_validate(make, subjects, folds=2, checkpoints=tmp_path, **QUICK)
     assert len(list(tmp_path.iterdir())) == 1
     resumed = models.cross_validate(make, subjects, folds=2, checkpoints=tmp_path, **QUICK)
-    assert torch.equal(whole.logits["network"], resumed.logits["network"])
+    assert torch.equal(whole.said["network"], resumed.said["network"])
 
 
 def test_a_registered_network_by_its_name():
@@ -164,3 +164,94 @@ def test_balanced_training_weighs_the_few_as_much_as_the_many():
         model = Constant()
         models.train(model, few, validation=few, balanced=balanced, weight_decay=0, **options)
         assert float(model.logits.detach().softmax(0)[1]) == pytest.approx(share, abs=0.05)
+
+
+# A number instead of a class
+
+
+def aged(subjects=48):
+    """Brains that darken at one end with age."""
+    people = cohort(subjects)
+    ages = np.random.default_rng(0).uniform(20, 80, subjects)
+    volumes = torch.rand(people.volumes.shape, generator=torch.Generator().manual_seed(3))
+    volumes[:, :, :4] -= torch.tensor(ages / 30).float()[:, None, None, None, None]
+    return replace(people, volumes=volumes, participants=people.participants.assign(age=ages))
+
+
+class OneNumber(Net):
+    """The small network with one output."""
+
+    def __init__(self, *, seed=0):
+        super().__init__(norm=False, seed=seed)
+        self.out = torch.nn.Linear(self.out.in_features, 1)
+
+
+def test_a_number_is_learnt_and_comes_back_in_its_own_units():
+    subjects = aged()
+    options = {"epochs": 20, "batch_size": 8, "learning_rate": 5e-3, "progress": False}
+    found = models.cross_validate(
+        lambda seed: OneNumber(seed=seed), subjects, target="age", folds=3, **options
+    )
+    table, scores = found.predictions(), found.scores().set_index("model")
+    ages = subjects.participants["age"]
+    np.testing.assert_array_equal(table["true"], ages)
+    off = (table["predicted"] - ages).abs().mean()
+    assert scores.loc["network", "mae"] == pytest.approx(off, rel=1e-5)
+    assert off < 6
+    assert scores.loc["PCA + ridge regression", "mae"] < 6
+    assert 13 < scores.loc["mean of the others", "mae"] < 17  # a quarter of 60 years
+    last = found.history.groupby("fold").last()
+    assert (last["error"] < 10).all()
+    # Every fold has young and old people.
+    assert table.groupby("fold")["true"].mean().between(45, 55).all()
+
+
+def test_the_scale_is_that_of_the_people_who_were_learnt_from():
+    """A network that always says 0 says the mean of the others, fold by fold."""
+
+    class Zero(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, volumes):
+            return 0 * self.weight.expand(len(volumes), 1)
+
+    subjects = aged(20)
+    found = models.cross_validate(lambda seed: Zero(), subjects, target="age", folds=4, **QUICK)
+    torch.testing.assert_close(found.said["network"], found.said["mean of the others"])
+    error = found.history["error"].iloc[0]
+    first = subjects[found.folds != 0].participants["age"]
+    assert error == pytest.approx((first - first.mean()).abs().mean(), rel=0.15)
+
+
+def test_a_registered_network_says_a_number():
+    found = models.cross_validate(
+        "course", cohorts.real()[:8], target="age", folds=2, epochs=1, batch_size=4, components=2
+    )
+    assert found.said["network"].shape == (8, 1)
+    assert "brain volume" in found.said
+
+
+@pytest.mark.parametrize(
+    ("ages", "message"),
+    [
+        ([40.0] * 48, "'age' is the same for everybody"),
+        (["old", *range(47)], r"'age' is missing or no number for \['sub-000'\]"),
+        ([None, *range(47)], r"'age' is missing or no number for \['sub-000'\]"),
+    ],
+)
+def test_targets_that_are_refused(ages, message):
+    subjects = aged()
+    wrong = replace(subjects, participants=subjects.participants.assign(age=ages))
+    with pytest.raises(ValueError, match=message):
+        models.cross_validate(lambda seed: OneNumber(seed=seed), wrong, target="age", **QUICK)
+
+
+def test_networks_and_options_that_do_not_fit_a_number():
+    with pytest.raises(ValueError, match="has one output a subject, this one puts out the shape"):
+        models.train(Net(), aged(), target="age", **QUICK)
+    with pytest.raises(ValueError, match="are about classes; leave them out with a target"):
+        models.train(OneNumber(), aged(), target="age", balanced=True, **QUICK)
+    with pytest.raises(ValueError, match="no column 'years'"):
+        models.train(OneNumber(), aged(), target="years", **QUICK)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from helpers import cohorts, grids, models
@@ -124,3 +125,35 @@ def test_brain_volume_of_equal_masks_without_their_ratio_is_left_out_aloud():
         models.baselines(gap[:20], gap[20:], components=5)
     with pytest.warns(UserWarning, match="left out: of the two cohorts, only one has the column"):
         models.baselines(cohort[:20], gap[20:], components=5)
+
+
+# Numbers
+
+
+def test_number_scores_equal_scipy_and_have_its_interval():
+    rng = np.random.default_rng(0)
+    true = rng.uniform(20, 80, 150)
+    said = true + rng.normal(3, 6, 150)
+    row = models.number_scores(said, true).iloc[0]
+    assert row["mae"] == pytest.approx(np.abs(said - true).mean())
+    assert row["bias"] == pytest.approx((said - true).mean())
+    assert row["r"] == pytest.approx(stats.pearsonr(said, true).statistic)
+    expected = stats.bootstrap(((said - true),), np.mean, method="percentile", rng=1)
+    low, high = expected.confidence_interval
+    assert row["bias_low"] == pytest.approx(low, abs=0.25)
+    assert row["bias_high"] == pytest.approx(high, abs=0.25)
+    assert row["r_low"] < row["r"] < row["r_high"] < 1
+
+
+def test_number_scores_of_one_answer_for_all():
+    row = models.number_scores(np.full(5, 40.0), np.arange(5.0)).iloc[0]
+    assert np.isnan(row["r"])
+    assert row["bias"] == 38
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_number_scores_refuse():
+    with pytest.raises(ValueError, match=r"one number a subject, got \(3,\) and \(4,\)"):
+        models.number_scores(np.ones(3), np.ones(4))
+    with pytest.raises(ValueError, match="hold NaN"):
+        models.number_scores(np.array([1.0, np.nan]), np.ones(2))
