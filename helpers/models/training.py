@@ -224,7 +224,7 @@ def target_scale(cohort: Cohort, target: str) -> tuple[float, float]:
     >>> from helpers import cohorts, models
     >>> mean, sd = models.target_scale(cohorts.real(), "age")
     >>> round(mean), round(sd)
-    (33, 9)
+    (32, 8)
     """
     values = _target(cohort, target)
     if not values.std() > 0:
