@@ -1,7 +1,7 @@
 """A network's card: what it reads, and what its answers are called.
 
 Weights say nothing about the voxels that a network was trained on. A card does, in a few lines of
-TOML or JSON:
+TOML or JSON::
 
     classes = ["control", "patient"]
     shape = [80, 96, 80]
@@ -9,7 +9,13 @@ TOML or JSON:
     intensity = "zscore"
 
 Scans are then brought to MNI space at this spacing, cropped or padded about the middle to this
-shape, and their intensities are made what the network expects.
+shape, and their intensities are made what the network expects:
+
+- ``"median"`` (default): background 0, median of the brain 1, as all networks of this course;
+- ``"zscore"``: mean 0 and standard deviation 1 over all voxels, the background too, as MONAI's
+  ``NormalizeIntensity`` does it;
+- ``"zscore_brain"``: the same over the brain alone, background 0 (with ``nonzero=True``);
+- ``"unit"``: divided by the brightest voxel, from 0 to 1, as MONAI's ``ScaleIntensity``.
 """
 
 import json
@@ -28,16 +34,11 @@ from helpers.models.frozen import frozen
 
 # From a brain with the median 1 on a background of 0, and where the brain is.
 INTENSITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    # The course's own.
     "median": lambda volume, brain: volume,
-    # Mean 0 and standard deviation 1 over all voxels, the background too: MONAI's
-    # NormalizeIntensity as it stands.
     "zscore": lambda volume, brain: (volume - volume.mean()) / volume.std(correction=0),
-    # Mean 0 and standard deviation 1 over the brain, background 0: with nonzero=True.
     "zscore_brain": lambda volume, brain: torch.where(
         brain, (volume - volume[brain].mean()) / volume[brain].std(correction=0), 0.0
     ),
-    # From 0 to 1: divided by the brightest voxel, MONAI's ScaleIntensity.
     "unit": lambda volume, brain: volume / volume.max(),
 }
 _NEEDED = ("classes", "shape", "spacing_mm")
