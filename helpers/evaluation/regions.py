@@ -21,12 +21,14 @@ def by_region(
     Parameters
     ----------
     maps : tensor of shape (subject, 1, x, y, z)
-        In MNI space. The values are averaged with their signs; pass ``maps.abs()`` to ask how much
+        In one space. The values are averaged with their signs; pass ``maps.abs()`` to ask how much
         a region matters rather than in which direction.
     grid : Grid
-        Where the maps' voxels are.
+        Where the maps' voxels are. Only in MNI space (``grid.space``) is it known where the midline
+        is; elsewhere, as on a person's own scan, sides are those that names say.
     atlas : Atlas, optional
         See `helpers.anatomy.atlas`; default the tissues of the template. It must lie on ``grid``.
+        It may be a person's own segmentation, for maps on the voxels of that scan.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def by_region(
         One row a region and side, in the order of the atlas: ``region``; ``side``, ``"left"`` or
         ``"right"`` of the MNI midline (``"midline"`` for voxels centred on it), or what the
         region's name says (``Insula_L`` and ``Insula_R`` are the two sides of ``Insula``, one below
-        the other); ``voxels``;
+        the other), or ``"both"`` where neither is known; ``voxels``;
         ``volume_ml``; ``mean`` over subjects of the region's mean; ``sd``, the standard deviation
         between subjects (NaN for a single one).
 
@@ -67,12 +69,14 @@ def by_region(
     named, rows = anatomy.lateralised(atlas), {}
     for label, name in atlas.names.items():
         region, its_side = named.get(label, (name, None))
-        for side, word in _SIDES.items():
-            inside = labels == label
-            if its_side is None:
-                inside &= sides == side
-            elif word != its_side:
-                continue
+        everywhere = labels == label
+        if its_side is not None:
+            parts = {its_side: everywhere}
+        elif grid.space == "mni":
+            parts = {word: everywhere & (sides == side) for side, word in _SIDES.items()}
+        else:
+            parts = {"both": everywhere}
+        for word, inside in parts.items():
             if not inside.any():
                 continue
             of_each = values[:, inside].mean(1)

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from nilearn.maskers import NiftiLabelsMasker
+from scipy.spatial.transform import Rotation
 
-from helpers import anatomy, evaluation
+from helpers import anatomy, evaluation, grids
 from helpers.grids import Grid
 
-GRID = Grid((10, 12, 14), np.array([[4, 0, 0, -20], [0, 4, 0, -24], [0, 0, 4, -28], [0, 0, 0, 1]]))
+AFFINE = np.array([[4, 0, 0, -20], [0, 4, 0, -24], [0, 0, 4, -28], [0, 0, 0, 1]])
+GRID = Grid((10, 12, 14), AFFINE, "mni")
 
 
 @pytest.fixture
@@ -69,6 +71,27 @@ def test_a_region_whose_name_says_a_side_is_not_cut_again(maps):
     images = [nib.Nifti1Image(m[0].numpy(), GRID.affine) for m in maps]
     means = np.array([np.ravel(masker.fit_transform(image)) for image in images])
     np.testing.assert_allclose(table["mean"][3:], means.mean(0)[1:], rtol=1e-4)
+
+
+def test_a_persons_own_segmentation_on_her_own_scan(tmp_path):
+    """FreeSurfer's codes, on finer voxels of a head that lies far from the scanner's middle."""
+    turn = Rotation.from_euler("xyz", [8, -5, 12], degrees=True).as_matrix()
+    scan, fine = np.eye(4), np.eye(4)
+    scan[:3, :3], fine[:3, :3] = turn * 3.0, turn * 1.5
+    scan[:3, 3] = fine[:3, 3] = [60, -20, 30]
+    segmentation = np.zeros((60, 70, 64), np.int16)
+    segmentation[5:20, 10:30, 20:40] = 17  # Left-Hippocampus, by its name
+    segmentation[40:55, 10:30, 20:40] = 53
+    segmentation[25:35, 30:40, 20:40] = 14  # 3rd-Ventricle: on both sides
+    path = grids.save(segmentation, Grid(segmentation.shape, fine), tmp_path / "aparc+aseg.nii.gz")
+    native = Grid((30, 35, 32), scan, "scanner")
+    atlas = anatomy.atlas(native, path, names="desikan_killiany")
+    maps = torch.zeros(1, 1, *native.shape)
+    maps[0, 0, 3:10, 5:15, 10:20] = 2.0
+    table = evaluation.by_region(maps, native, atlas).set_index(["region", "side"])["mean"]
+    assert table.loc[("Hippocampus", "left")] > 1.5
+    assert table.loc[("Hippocampus", "right")] == table.loc[("3rd-Ventricle", "both")] == 0
+    assert len(table) == 3
 
 
 def test_the_two_sides_of_a_region_stand_together(maps):
