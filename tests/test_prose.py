@@ -170,8 +170,14 @@ def test_rivals_of_simulators_in_chapter_12(simulators):
     assert course["own deviation"] > rivals["own deviation"].max()
     start, slowly = table.loc["the common start alone"], table.loc["optimized for each person"]
     gradient = table.loc["gradient, blurred"]
+    published, first = table.loc["liu2021"], table.loc["first"]
+    assert course["share outside"] < min(published["share outside"], first["share outside"])
+    assert (published[published.index.str.startswith("changes its mind")] == 1).all()
+    assert max(published["own deviation"], first["own deviation"]) < 0.02
     says(
         "12",
+        f"a cosine of {about(published['cosine'], 2)}, nothing of a person's own",
+        f"{per_cent(published['share outside'])} of their size outside",
         f"The cosine of the common start alone is {about(start['cosine'], 2)}",
         f"optimizing each person reaches {about(slowly['own deviation'], 2)}",
         f"the blurred gradient {about(gradient['own deviation'], 2)}",
