@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from helpers.models import cards
-from helpers.models.shipped import load_weights, pretrained
+from helpers.models.shipped import WEIGHTS, load_weights, pretrained
 
 # What people call the weights in a checkpoint that holds more than them.
 _INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
@@ -68,7 +68,7 @@ def load(
             raise ValueError(f"{text} builds a network; say where its trained weights are")
         model = _built(Path(file), function)
         fill(model, weights)
-    elif Path(text).is_dir():
+    elif Path(text).is_dir() and not (WEIGHTS / f"{text}.safetensors").exists():
         weights = Path(text) / "models" / "model.pt" if weights is None else weights
         card = _first(Path(text) / "card.toml", Path(text) / "card.json") if card is None else card
         model = _bundled(Path(text))
@@ -217,7 +217,7 @@ def _shipped(source: str) -> nn.Module:
 
 
 def _first(*paths: Path) -> Path:
-    """Return the first that is there; the last, for what is said about it, if none is."""
+    """Return the first that is there; if none is, the first, which is then said to be missing."""
     return next((path for path in paths if path.exists()), paths[0])
 
 

@@ -129,6 +129,12 @@ def test_what_ships_comes_by_its_name(tmp_path):
     assert models.load(tmp_path / "mine.safetensors").card["network"] == "course"
 
 
+def test_a_folder_that_is_called_like_a_task_is_in_nobodys_way(tmp_path, monkeypatch):
+    (tmp_path / "lesion").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert models.load("lesion").card["classes"][0] == "healthy"
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
