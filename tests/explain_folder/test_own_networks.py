@@ -4,6 +4,7 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from captum.attr import Saliency
@@ -50,6 +51,7 @@ def explained(tmp_path_factory, network):
             "--method=gradient",
             "--target=M",
             f"--masks={STUDY_MASKS}",
+            "--atlas=aal",
             f"--output={place}/out",
         ]
     )
@@ -84,3 +86,10 @@ def test_the_map_lies_over_the_scan(explained, name):
     values = own.get_fdata()
     assert values.any()
     assert np.isfinite(values).all()
+
+
+def test_regions_have_the_names_of_the_atlas_and_its_sides(explained):
+    table = pd.read_csv(explained / "out/regions.csv")
+    found = table[table["region"] == "Hippocampus"]
+    assert found["side"].tolist() == ["left", "right"] * len(PEOPLE)
+    assert table["region"].nunique() > 60

