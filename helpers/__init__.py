@@ -17,7 +17,7 @@ warping
 models
     Networks, training, baselines, pretrained weights.
 cohorts
-    Volumes, labels and, where known, the truth: simulated or from a BIDS folder.
+    Volumes, labels and, where known, the truth: simulated, shipped, or from a BIDS folder.
 anatomy
     The MNI152 template on a grid: T1, tissues, brain mask, atlas regions.
 grids, fields
