@@ -7,7 +7,6 @@ planted. The same seed writes the same brains.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from helpers import cohorts, grids, runtime
@@ -46,8 +45,7 @@ def main() -> None:
         "DatasetType": "raw",
         "Authors": ["Simulated from the MNI152 template; nobody was scanned"],
     }
-    with runtime.replacing(arguments.out / "dataset_description.json") as unfinished:
-        unfinished.write_text(json.dumps(description, indent=2) + "\n")
+    runtime.write_json(arguments.out / "dataset_description.json", description)
     with runtime.replacing(arguments.out / "participants.tsv") as unfinished:
         table.to_csv(unfinished, sep="\t", index=False)
     print(f"wrote {len(cohort)} subjects to {arguments.out}")

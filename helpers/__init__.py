@@ -2,8 +2,8 @@
 
 exercises
     Checks for the exercises of the chapters.
-explain_folder
-    Explain every scan of a folder: maps on the scans' voxels, tables, pictures.
+study
+    Verbs over a folder of scans: preprocess, explain, and the command ``brain-cnns``.
 viewers
     Pictures: three planes with an overlay, interactive on a static page.
 evaluation

@@ -27,6 +27,7 @@ from helpers.errors import BrokenScanError
 # that divides by 2, 4 and 8 mm alike.
 _MNI_LOW_MM = np.array([-96.0, -130.0, -84.0])
 _MNI_HIGH_MM = np.array([96.0, 94.0, 108.0])
+FIELD_OF_VIEW_MM = _MNI_HIGH_MM - _MNI_LOW_MM
 
 # Affines are compared in steps of 1/4096 mm. A power of two: spacings such as 0.9375 or 0.1 mm lie
 # on a step or well inside one, never on the edge between two, so the 1e-5 mm that a file's float32
@@ -153,11 +154,10 @@ def mni(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> G
     >>> grids.mni(2.0).shape, grids.mni(2.0, (80, 96, 80)).millimetres((0, 0, 0)).tolist()
     ((96, 112, 96), [-79.0, -113.0, -67.0])
     """
-    extent = _MNI_HIGH_MM - _MNI_LOW_MM
     if not 0 < spacing_mm < np.inf:
         raise ValueError(f"spacing_mm must be a positive number, got {spacing_mm}")
     if shape is None:
-        counts = extent / spacing_mm
+        counts = FIELD_OF_VIEW_MM / spacing_mm
         if np.any(np.abs(counts - np.round(counts)) > 1e-6):
             raise ValueError(
                 f"spacing_mm must divide 192, 224 and 192 mm without a rest (1, 2, 4 or 8 do), "

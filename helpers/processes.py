@@ -76,6 +76,18 @@ def launched_fabric() -> Fabric:
     return fabric
 
 
+def rank() -> int:
+    """Return this process's number among all that a launcher started, also before they have met.
+
+    Examples
+    --------
+    >>> from helpers import processes
+    >>> processes.rank()
+    0
+    """
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
 @contextmanager
 def together(fabric: Fabric) -> Iterator[None]:
     """Let all processes pass the end of a block, or none: nobody waits for one that is gone.

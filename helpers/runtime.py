@@ -5,6 +5,7 @@ the same bytes on the same machine.
 """
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -202,6 +204,12 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def checksum(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with Path(path).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file completely or not at all.
@@ -255,6 +263,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if unfinished is not None:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any, *, default: Callable | None = None) -> None:
+    """Write a JSON file that people can read, completely or not at all.
+
+    Raises
+    ------
+    CannotWriteError
+        As `replacing`.
+    """
+    text = json.dumps(content, indent=2, default=default)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text + "\n")
 
 
 @cache

@@ -13,7 +13,6 @@ IXI, https://brain-development.org/ixi-dataset. Bashyam et al. (2025), DLMUSE: r
 segmentation in seconds using deep learning, Radiology: Artificial Intelligence.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -164,7 +163,6 @@ def _describe(folder: Path, people: pd.DataFrame) -> None:
         "DatasetType": "raw",
         "License": "CC BY-SA 3.0",
     }
-    with runtime.replacing(folder / "dataset_description.json") as unfinished:
-        unfinished.write_text(json.dumps(description, indent=1) + "\n")
+    runtime.write_json(folder / "dataset_description.json", description)
     with runtime.replacing(folder / "participants.tsv") as unfinished:
         people[["participant_id", "age", "sex"]].to_csv(unfinished, sep="\t", index=False)

@@ -51,23 +51,29 @@ class Report:
         """Return the numbers of `QUALITY`, for a table."""
         return {name: getattr(self, name) for name in QUALITY}
 
-    def save(self, path: str | Path) -> None:
-        """Write the report as JSON, completely or not at all."""
-        text = json.dumps(asdict(self), indent=1, default=np.ndarray.tolist)
-        with runtime.replacing(path) as unfinished:
-            unfinished.write_text(text + "\n")
+    def save(self, path: str | Path, *, key: str = "") -> None:
+        """Write the report as JSON, completely or not at all.
+
+        Parameters
+        ----------
+        key : str
+            Of the state of the scan that the report is about; `load` asks for the same.
+        """
+        runtime.write_json(path, {"key": key, **asdict(self)}, default=np.ndarray.tolist)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Report":
+    def load(cls, path: str | Path, *, key: str = "") -> "Report":
         """Read what `save` wrote.
 
         Raises
         ------
         ValueError
-            If the file is damaged.
+            If the file is damaged, or about another state of the scan.
         """
         try:
             kept = json.loads(Path(path).read_text())
+            if kept.pop("key", "") != key:
+                raise ValueError("it is about another state of the scan")
             native = kept.pop("native")
             kept["native"] = Grid(
                 tuple(native["shape"]), np.array(native["affine"]), native["space"]

@@ -1,8 +1,13 @@
 """The scans of a folder: each knows its files, is brought to a grid once, and is told the way home.
 
 A `Scan` is born with all its paths; nothing below looks a path up again. What `Scan.prepare` makes
-of it is kept in a cache under a name that holds a key of the contents, so that an interrupted run
-goes on, and a scan that has changed is done again.
+of it is kept in a cache that is laid out as BIDS derivatives are. The JSON file beside each volume
+holds a key of the contents, so that an interrupted run goes on, and a scan that has changed is done
+again.
+
+References
+----------
+BIDS 1.10, Derivatives: https://bids-specification.readthedocs.io/en/stable/derivatives/
 """
 
 import hashlib
@@ -26,6 +31,9 @@ from helpers.errors import BrokenScanError, CannotWriteError
 from helpers.grids import Grid
 
 LONGEST_NAME = 255  # bytes, on all common disks
+# What BIDS calls the space of the template.
+SPACE = "MNI152NLin2009aSym"
+TRANSFORM = f"_from-T1w_to-{SPACE}_mode-image_xfm.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,21 @@ class Scan:
     @property
     def name(self) -> str:
         """The file's name without its ending."""
-        return _stem(self.image)
+        return _without_ending(self.image)
+
+    def derived(self, folder: str | Path, ending: str) -> Path:
+        """Return where something about this scan belongs, as in BIDS derivatives.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from helpers.cohorts.scans import Scan
+        >>> scan = Scan(Path("study/a/b_T1w.nii"), file="a/b_T1w.nii")
+        >>> scan.derived("out", "_desc-brain_mask.nii.gz").as_posix()
+        'out/a/b_desc-brain_mask.nii.gz'
+        """
+        name = f"{self.name.removesuffix('_T1w')}{ending}"
+        return Path(folder) / Path(self.file).parent / name
 
     def key(self, grid: Grid | None = None) -> str:
         """Return ten letters that change with the contents of scan and mask, and with the grid.
@@ -68,14 +90,31 @@ class Scan:
         parts = [preprocessing.VERSION]
         if grid is not None:
             parts += [grid.shape, np.round(grid.affine, 4).tolist()]
-        for file in self._files():
-            with file.open("rb") as content:
-                parts.append(hashlib.file_digest(content, "sha256").hexdigest())
+        parts += [runtime.checksum(file) for file in self._files()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
-    def kept_name(self, grid: Grid) -> str:
-        """Return the name under which a cache keeps this scan's volume on a grid."""
-        return f"{self.name.removesuffix('_T1w')}_space-MNI152_desc-{self.key(grid)}_T1w.nii.gz"
+    def is_prepared(self, grid: Grid, cache: str | Path) -> bool:
+        """Say whether `prepare` would find this scan, as it is now, in a cache.
+
+        Raises
+        ------
+        FileNotFoundError, BrokenScanError
+            As `key`.
+        """
+        return self._kept(grid, cache) is not None and self.kept_report(cache) is not None
+
+    def kept_report(self, cache: str | Path) -> Report | None:
+        """Return what a cache holds of the registration of this scan, as it is now, if it does.
+
+        Raises
+        ------
+        FileNotFoundError, BrokenScanError
+            As `key`.
+        """
+        try:
+            return Report.load(self.derived(cache, TRANSFORM), key=self.key())
+        except (ValueError, FileNotFoundError):  # not there yet, of another scan, or damaged
+            return None
 
     def prepare(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
         """Preprocess the scan, or read what an earlier call has kept.
@@ -104,24 +143,26 @@ class Scan:
         BrokenScanError
             If a file is damaged, the mask is missing, or the registration failed.
         """
-        cache = Path(cache)
-        kept = cache / self.kept_name(grid)
-        sidecar = cache / f"{self.name.removesuffix('_T1w')}_desc-{self.key()}_report.json"
-        report = None
-        try:
-            report = Report.load(sidecar)
-            volume, kept_grid = grids.read(kept)
-            if kept_grid == grid:
-                return torch.from_numpy(volume)[None], report
-        except (ValueError, FileNotFoundError):  # not there yet, or damaged on the disk
-            pass
-        volume, found = preprocessing.preprocess(
+        kept, report = self._kept(grid, cache), self.kept_report(cache)
+        if kept is not None and report is not None:
+            return torch.from_numpy(grids.read(kept)[0])[None], report
+        key, registered = self.key(grid), report is not None
+        volume, report = preprocessing.preprocess(
             self.image, grid=grid, mask=self.mask, report=report
         )
-        grids.save(volume, grid, kept)
-        if report is None:
-            found.save(sidecar)
-        return volume, found
+        kept = grids.save(volume, grid, self.derived(cache, preprocessed(grid)))
+        said = {
+            "Sources": [f"bids:raw:{self.file or self.image.name}"],
+            "SkullStripped": True,
+            "Resolution": f"{' x '.join(f'{mm:g}' for mm in grid.spacing_mm)} mm",
+            "Key": key,
+            # Tells that two programs with other masks have written here at the same time.
+            "SHA256": runtime.checksum(kept),
+        }
+        runtime.write_json(self.derived(cache, preprocessed(grid, ".json")), said)
+        if not registered:
+            report.save(self.derived(cache, TRANSFORM), key=self.key())
+        return volume, report
 
     def on(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
         """Return the scan on a model's grid: as it is if it lies there already, else prepared.
@@ -148,6 +189,17 @@ class Scan:
             ) from error
         return volume, Report(native, np.eye(4), None, None, correlation, volume_ratio=1.0)
 
+    def _kept(self, grid: Grid, cache: str | Path) -> Path | None:
+        """Return where a cache holds this scan's volume, as it is now; None unless it is whole."""
+        kept = self.derived(cache, preprocessed(grid))
+        try:
+            said = json.loads(self.derived(cache, preprocessed(grid, ".json")).read_text())
+            whole = said["Key"] == self.key(grid) and said["SHA256"] == runtime.checksum(kept)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            self._files()  # is it the scan that is missing?
+            return None
+        return kept if whole else None
+
     def _files(self) -> list[Path]:
         """Return the files that are there; raise if one is missing."""
         if not self.image.exists():  # also a link to content that was never fetched (DataLad)
@@ -159,6 +211,29 @@ class Scan:
             # rest, and a network may learn the cut.
             raise BrokenScanError(f"its mask is missing: expected {self.mask}")
         return [self.image, self.mask]
+
+
+def preprocessed(grid: Grid, suffix: str = ".nii.gz") -> str:
+    """Return how the name of a preprocessed volume on a grid ends.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> from helpers.cohorts.scans import preprocessed
+    >>> preprocessed(grids.mni(4.0))
+    '_space-MNI152NLin2009aSym_res-4_desc-preproc_T1w.nii.gz'
+    >>> preprocessed(grids.mni(1.5, (80, 96, 80)), ".json")
+    '_space-MNI152NLin2009aSym_res-1p5x80x96x80_desc-preproc_T1w.json'
+    """
+    return f"{on_grid(grid)}_desc-preproc_T1w{suffix}"
+
+
+def on_grid(grid: Grid) -> str:
+    """Return the part of a name that says on which voxels a volume lies."""
+    spacing = grid.spacing_mm[0]
+    whole = np.allclose(np.multiply(grid.shape, grid.spacing_mm), grids.FIELD_OF_VIEW_MM)
+    crop = "" if whole else "".join(f"x{side}" for side in grid.shape)
+    return f"_space-{SPACE}_res-{spacing:g}{crop}".replace(".", "p")
 
 
 def find_scans(
@@ -190,7 +265,7 @@ def find_scans(
         if path.name.endswith((".nii", ".nii.gz")) and not path.is_dir()
     )
     if files:
-        people = [_stem(Path(file)) for file in files]
+        people = [_without_ending(Path(file)) for file in files]
         scans = [
             Scan(folder / file, _mask(folder, masks, person, "", person), person, "", file)
             for file, person in zip(files, people, strict=True)
@@ -200,7 +275,7 @@ def find_scans(
             scans = find_in_bids(folder, masks=masks)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; or NIfTI files (.nii, .nii.gz) in it") from error
-    _check_names(folder, scans, endings)
+    check_names(folder, scans, endings)
     return scans
 
 
@@ -260,9 +335,9 @@ def prepare(
         If the cache cannot be written.
     """
     if n_procs > 1:  # a process takes seconds to start
-        waiting = sum(not _takes_no_time(scan, grid, Path(cache)) for scan in scans)
+        waiting = sum(not _takes_no_time(scan, grid, cache) for scan in scans)
         n_procs = max(1, min(n_procs, waiting))
-    prepare_one = partial(_prepared, grid=grid, cache=cache)
+    prepare_one = partial(prepare_or_say, grid=grid, cache=cache)
     return runtime.in_processes(
         prepare_one, scans, n_procs=n_procs, label="preprocessing", show=progress
     )
@@ -290,7 +365,14 @@ def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid)
     return moved.clip(min(0.0, float(values.min())), max(0.0, float(values.max())))
 
 
-def _prepared(scan: Scan, *, grid: Grid, cache: str | Path) -> tuple[Tensor, Report] | str:
+def prepare_or_say(scan: Scan, grid: Grid, cache: str | Path) -> tuple[Tensor, Report] | str:
+    """Prepare a scan, or say what is wrong with it: one scan stops no other.
+
+    Raises
+    ------
+    CannotWriteError
+        If the cache cannot be written.
+    """
     try:
         return scan.prepare(grid, cache)
     except CannotWriteError:  # the disk's fault, not the scan's
@@ -305,10 +387,10 @@ def _prepared(scan: Scan, *, grid: Grid, cache: str | Path) -> tuple[Tensor, Rep
         )
 
 
-def _takes_no_time(scan: Scan, grid: Grid, cache: Path) -> bool:
+def _takes_no_time(scan: Scan, grid: Grid, cache: str | Path) -> bool:
     """Say whether a scan is in the cache, or cannot be prepared at all."""
     try:
-        return (cache / scan.kept_name(grid)).exists()
+        return scan.is_prepared(grid, cache)
     except (BrokenScanError, OSError):
         return True
 
@@ -326,16 +408,25 @@ def _mask(folder: Path, masks: str | None, person: str, session: str, name: str)
         ) from error
 
 
-def _stem(file: Path) -> str:
+def _without_ending(file: Path) -> str:
     return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _check_names(folder: Path, scans: list[Scan], endings: Sequence[str]) -> None:
+def check_names(folder: Path, scans: Sequence[Scan], endings: Sequence[str]) -> None:
+    """Raise a ValueError if a disk could not hold the results of all scans, each under its name.
+
+    Disks differ: some do not tell capital letters from small ones, and names have a limit.
+
+    Parameters
+    ----------
+    endings : sequence of str
+        What each scan's name is followed by in the names of the files that will be written.
+    """
     taken: dict[str, str] = {}
     for scan in scans:
         file = scan.file
         try:
-            longest = max(len(f"{scan.name}{ending}".encode()) for ending in endings)
+            longest = max(len(scan.derived("", ending).name.encode()) for ending in endings)
             str(folder / file).encode()
         except UnicodeEncodeError as error:
             raise ValueError(
@@ -349,10 +440,10 @@ def _check_names(folder: Path, scans: list[Scan], endings: Sequence[str]) -> Non
             )
         for ending in endings:
             # As on the disks of macOS and Windows: A is a, and e with an accent is one letter.
-            written = unicodedata.normalize("NFC", f"{scan.name}{ending}".casefold())
-            other = taken.setdefault(written, file)
+            written = scan.derived("", ending).as_posix()
+            other = taken.setdefault(unicodedata.normalize("NFC", written.casefold()), file)
             if other != file:
                 raise ValueError(
                     f"results of {other} and {file} in {folder} would overwrite each other, both "
-                    f"would be called {scan.name}{ending}; rename one of the scans"
+                    f"would be called {written}; rename one of the scans"
                 )

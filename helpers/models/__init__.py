@@ -6,13 +6,14 @@ from helpers.models.cards import (
     check_card,
     draft_card,
     read_card,
+    write_card,
 )
 from helpers.models.centred import centred
 from helpers.models.confounds import confounds
 from helpers.models.cross_validation import CrossValidation, cross_validate
 from helpers.models.ensemble import Ensemble
 from helpers.models.frozen import class_logits, frozen, resolve_targets, target_logits
-from helpers.models.own import load
+from helpers.models.own import load, load_network
 from helpers.models.reference_models import baselines
 from helpers.models.registry import NETWORKS, build, layer, layers
 from helpers.models.scoring import number_scores, predict, scores
@@ -41,6 +42,7 @@ __all__ = [
     "layer",
     "layers",
     "load",
+    "load_network",
     "load_weights",
     "number_scores",
     "predict",
@@ -52,4 +54,5 @@ __all__ = [
     "target_logits",
     "target_scale",
     "train",
+    "write_card",
 ]

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from helpers import grids
+from helpers import grids, runtime
 from helpers.grids import Grid
 from helpers.models.frozen import frozen
 
@@ -70,6 +70,35 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no card: {error}") from error
     check_card(card, path)
     return card
+
+
+def write_card(card: Mapping[str, Any], path: str | Path) -> None:
+    """Write a card as TOML or JSON, whichever the file's name asks for.
+
+    Raises
+    ------
+    ValueError
+        If it is no card, or the name ends otherwise.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from helpers import models
+    >>> path = f"{tempfile.mkdtemp()}/mine.toml"
+    >>> models.write_card({"classes": ["F", "M"], "shape": [48, 56, 48], "spacing_mm": 4.0}, path)
+    >>> models.read_card(path)["classes"]
+    ['F', 'M']
+    """
+    path = Path(path)
+    check_card(card)
+    if path.suffix not in (".toml", ".json"):
+        raise ValueError(f"a card is called .toml or .json, got {path}")
+    if path.suffix == ".json":
+        return runtime.write_json(path, card)
+    # Texts, numbers and lists of them are written in TOML as in JSON.
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in card.items()]
+    with runtime.replacing(path) as unfinished:
+        unfinished.write_text("".join(lines), encoding="utf-8")
 
 
 def check_card(card: Any, where: object = "the card") -> None:

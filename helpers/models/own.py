@@ -62,28 +62,49 @@ def load(
     >>> models.load("net.py:build", weights="net.pt", card="net.toml")  # doctest: +SKIP
     """
     text = str(source)
+    if _is_shipped(text):
+        for name, value in (("weights", weights), ("card", card)):
+            if value is not None:
+                raise ValueError(f"{text} brings its own {name}; leave {value} out")
+        return _shipped(text)
+    model = load_network(text, weights=weights)
+    if card is None:
+        beside = Path(text) / "card" if Path(text).is_dir() else Path(weights)
+        card = _first(beside.with_suffix(".toml"), beside.with_suffix(".json"))
+    model.card = cards.read_card(card)
+    _check_answers(model)
+    return model
+
+
+def load_network(source: str | Path, *, weights: str | Path | None = None) -> nn.Module:
+    """Return a trained network from elsewhere in evaluation mode, as `load`, but without a card.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load`.
+    """
+    text = str(source)
     file, _, function = text.rpartition(":")
     if file.endswith(".py"):
         if weights is None:
             raise ValueError(f"{text} builds a network; say where its trained weights are")
         model = _built(Path(file), function)
-        fill(model, weights)
-    elif Path(text).is_dir() and not (WEIGHTS / f"{text}.safetensors").exists():
-        weights = Path(text) / "models" / "model.pt" if weights is None else weights
-        card = _first(Path(text) / "card.toml", Path(text) / "card.json") if card is None else card
+    elif Path(text).is_dir():
         model = _bundled(Path(text))
-        fill(model, weights)
+        weights = Path(text) / "models" / "model.pt" if weights is None else weights
     else:
-        for name, value in (("weights", weights), ("card", card)):
-            if value is not None:
-                raise ValueError(f"{text} brings its own {name}; leave {value} out")
-        return _shipped(text)
-    beside = Path(weights)
-    if card is None:
-        card = _first(beside.with_suffix(".toml"), beside.with_suffix(".json"))
-    model.card = cards.read_card(card)
-    _check_answers(model)
+        raise ValueError(f"expected file.py:function or the folder of a MONAI bundle, got {text}")
+    fill(model, weights)
     return model.eval()
+
+
+def _is_shipped(text: str) -> bool:
+    """Say whether a network comes with its card: a task, or weights as `save_pretrained` writes."""
+    if text.rpartition(":")[0].endswith(".py"):
+        return False
+    # A folder that is called like a task is in nobody's way.
+    return not Path(text).is_dir() or (WEIGHTS / f"{text}.safetensors").exists()
 
 
 def fill(model: nn.Module, path: str | Path) -> None:

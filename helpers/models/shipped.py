@@ -95,8 +95,7 @@ def save_pretrained(
     weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
     with runtime.replacing(folder / f"{name}.safetensors") as unfinished:
         safetensors.torch.save_file(weights, unfinished)
-    with runtime.replacing(folder / f"{name}.json") as unfinished:
-        unfinished.write_text(json.dumps(card, indent=2) + "\n")
+    runtime.write_json(folder / f"{name}.json", card)
 
 
 def file_name(task: str, seed: int) -> str:

@@ -53,8 +53,7 @@ def write(name: str, result: dict[str, Any], *, folder: Path = FOLDER) -> Path:
         **{package: version(package) for package in ("torch", "nilearn", "SimpleITK")},
     }
     path = folder / f"{name}.json"
-    with runtime.replacing(path) as unfinished:
-        unfinished.write_text(json.dumps({**result, "versions": versions}, indent=2) + "\n")
+    runtime.write_json(path, {**result, "versions": versions})
     return path
 
 

@@ -82,8 +82,44 @@ def sheet(
     return rearrange(np.stack(panels), "(row column) y x c -> (row y) (column x) c", column=COLUMNS)
 
 
+def fit_sheet(
+    head: np.ndarray, outline: np.ndarray, *, grid: Grid
+) -> UInt8[np.ndarray, "row column 3"]:
+    """Draw a head with the outline of a template's brain: does it lie right?
+
+    Parameters
+    ----------
+    head, outline : array of shape (x, y, z)
+        The outline is the edge of what is above one half.
+    grid : Grid
+        The grid of both, RAS+.
+
+    Returns
+    -------
+    ndarray of shape (row, column, 3)
+        Three rows of four square panels: sagittal, coronal and axial slices through the outlined
+        region, evenly spaced.
+
+    Examples
+    --------
+    >>> from helpers import anatomy
+    >>> from helpers.viewers.sheet import fit_sheet
+    >>> brain = anatomy.template()
+    >>> fit_sheet(brain.t1[0].numpy(), brain.mask[0].numpy(), grid=brain.grid).ndim
+    3
+    """
+    shown, _ = scene(head, grid=grid, mask=outline)
+    rows = []
+    for axis in range(3):
+        inside = np.flatnonzero(outline.any(axis=tuple({0, 1, 2} - {axis})))
+        places = np.linspace(inside[0], inside[-1], COLUMNS + 2)[1:-1].round()
+        rows.append([_panel(shown, shown.frame, axis, int(place)) for place in places])
+    return rearrange(np.array(rows), "row column y x c -> (row y) (column x) c")
+
+
 def _panel(shown: Scene, frame: Frame, axis: int, voxel: int, cross=None) -> np.ndarray:
-    picture = shown.picture(axis, voxel, frame=frame, overlay="map")
+    overlay = next(iter(shown.overlays), None)
+    picture = shown.picture(axis, voxel, frame=frame, overlay=overlay)
     drawn = Image.fromarray(rendering.lettered(picture, EDGES[axis]))
     pen, side = ImageDraw.Draw(drawn), frame.pixels
     if cross is not None:

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-from data_scripts import preprocess as script
 from helpers import anatomy, cohorts, grids
 from helpers.cohorts import bids, preprocessing, registration
 from helpers.errors import BrokenScansError, LeftOutWarning
@@ -320,21 +319,3 @@ def test_link_that_leads_nowhere_is_named(load, study):
     scan.symlink_to(study / "not-fetched")
     with pytest.raises(BrokenScansError, match=r"sub-03.*leads nowhere"):
         load()
-
-
-def test_script_fills_the_cache_of_from_bids(study, tmp_path, capsys, registrations):
-    out = tmp_path / "out"
-    arguments = [str(study), str(out), "--spacing-mm", "8", "--n-procs", "1"]
-    assert script.main(arguments) == 0
-    table = pd.read_csv(out / "scans.csv")
-    assert table["participant_id"].tolist() == ["sub-01", "sub-02", "sub-03", "sub-04"]
-    assert all((out / name).exists() for name in table["file"])
-    done = len(registrations)
-    assert len(bids.from_bids(study, grid=GRID, cache=out, progress=False)) == 4
-    assert len(registrations) == done
-    scan = study / "sub-02/anat/sub-02_T1w.nii.gz"
-    scan.write_bytes(b"no image")
-    assert script.main(arguments) == 1
-    assert "failed: sub-02/anat/sub-02_T1w.nii.gz" in capsys.readouterr().err
-    table = pd.read_csv(out / "scans.csv")
-    assert table["problem"].notna().tolist() == [False, True, False, False]

@@ -377,22 +377,27 @@ def test_killed_write_leaves_nothing_broken(counted, tmp_path, monkeypatch):
     assert len(counted) == 2
 
 
-@pytest.mark.parametrize("damage", ["volume cut", "report cut", "report lost"])
-def test_damaged_cache_is_made_again(counted, tmp_path, damage):
+@pytest.mark.parametrize("how", ["cut", "lost", "another's"])
+@pytest.mark.parametrize("file", ["res-8_desc-preproc_T1w.nii.gz", "preproc_T1w.json", "xfm.json"])
+def test_damaged_cache_is_made_again(counted, tmp_path, file, how):
     scan, cache, grid = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "cache", grids.mni(8.0)
     scan.write_bytes(b"a scan")
     first, report = Scan(scan).prepare(grid, cache)
-    (volume,), (sidecar,) = cache.glob("*.nii.gz"), cache.glob("*.json")
-    if damage == "report lost":
-        sidecar.unlink()
+    (damaged,) = (path for path in cache.iterdir() if path.name.endswith(file))
+    if how == "cut":
+        damaged.write_bytes(damaged.read_bytes()[:30])
+    elif how == "lost":
+        damaged.unlink()
+    elif file.endswith(".json"):
+        damaged.write_text(damaged.read_text().replace('ey": "', 'ey": "0'))
     else:
-        file = volume if damage == "volume cut" else sidecar
-        file.write_bytes(file.read_bytes()[:30])
+        grids.save(2 * first, grid, damaged)
+    assert not Scan(scan).is_prepared(grid, cache)
     again, kept_report = Scan(scan).prepare(grid, cache)
     assert len(counted) == 2
     assert torch.equal(first, again)
     assert same(kept_report, report)
-    assert (counted[1] is None) == (damage != "volume cut")
+    assert (counted[1] is None) == (file == "xfm.json")
 
 
 def test_link_that_leads_nowhere(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from captum.attr import Saliency
 from monai.networks.nets import DenseNet121
 from monai.transforms import CenterSpatialCrop, NormalizeIntensity
-from study import MAIN
+from small_study import main
 
 from helpers import cohorts, grids
 from helpers.cohorts.real_brains import STUDY_MASKS
@@ -43,17 +43,16 @@ def explained(tmp_path_factory, network):
     for name in PEOPLE:
         for folder in (name, f"derivatives/masks/{name}"):
             shutil.copytree(cohorts.real_study() / folder, place / "study" / folder)
-    code = MAIN(
-        [
-            f"{place}/net.py:network",
-            f"{place}/study",
-            f"--weights={place}/net.pt",
-            "--method=gradient",
-            "--target=M",
-            f"--masks={STUDY_MASKS}",
-            "--atlas=aal",
-            f"--output={place}/out",
-        ]
+    code = main(
+        "explain",
+        place / "study",
+        place / "out",
+        f"--model={place}/net.py:network",
+        f"--weights={place}/net.pt",
+        "--method=gradient",
+        "--target=M",
+        f"--masks={STUDY_MASKS}",
+        "--atlas=aal",
     )
     assert code == 0
     return place
@@ -65,7 +64,10 @@ def test_the_map_is_captums_on_what_the_network_reads(explained, network, name):
     position = real.participants["participant_id"].tolist().index(name)
     # The shipped brain is kept in 8 bit, so as well as that.
     brain = torch.as_tensor(CenterSpatialCrop(SHAPE)(real.volumes[position]))
-    found, grid = grids.read(explained / f"out/{name}_T1w_space-MNI152_map.nii.gz")
+    found, grid = grids.read(
+        explained
+        / f"out/{name}/anat/{name}_space-MNI152NLin2009aSym_res-4x40x48x40_desc-gradient_map.nii.gz"
+    )
     assert grid == grids.mni(4.0, SHAPE)
 
     def agreement(volume):
@@ -80,7 +82,7 @@ def test_the_map_is_captums_on_what_the_network_reads(explained, network, name):
 @pytest.mark.parametrize("name", PEOPLE)
 def test_the_map_lies_over_the_scan(explained, name):
     scan = nib.load(explained / f"study/{name}/anat/{name}_T1w.nii.gz")
-    own = nib.load(explained / f"out/{name}_T1w_map.nii.gz")
+    own = nib.load(explained / f"out/{name}/anat/{name}_desc-gradient_map.nii.gz")
     assert own.shape == scan.shape
     np.testing.assert_allclose(own.affine, scan.affine, atol=1e-5)
     values = own.get_fdata()
@@ -89,7 +91,7 @@ def test_the_map_lies_over_the_scan(explained, name):
 
 
 def test_regions_have_the_names_of_the_atlas_and_its_sides(explained):
-    table = pd.read_csv(explained / "out/regions.csv")
+    table = pd.read_csv(explained / "out/group/desc-gradient_regions.tsv", sep="\t")
     found = table[table["region"] == "Hippocampus"]
     assert found["side"].tolist() == ["left", "right"] * len(PEOPLE)
     assert table["region"].nunique() > 60

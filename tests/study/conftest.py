@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from study import CARD, GRID, explain, network
+from small_study import CARD, GRID, explain, network
 
 from helpers import attribution, cohorts, grids, models
 

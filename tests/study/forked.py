@@ -16,7 +16,7 @@ import time
 from datetime import timedelta
 
 import torch
-from study import MAIN
+from small_study import main
 
 from helpers import attribution, processes
 
@@ -25,7 +25,8 @@ weights, scans, place = sys.argv[1:]
 
 
 def ended_well(output):
-    return MAIN([weights, scans, "--method=gradient", f"--output={place}/{output}"]) == 0
+    out = f"{place}/{output}"
+    return main("explain", scans, out, f"--model={weights}", "--method=gradient") == 0
 
 
 def started(output, environment=(), prepare=lambda: None):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
-from study import MAIN, contents
+from small_study import contents, main
 
 from helpers import anatomy, attribution, cohorts, grids, models
 from helpers.cohorts.report import Report
@@ -18,6 +18,7 @@ from helpers.cohorts.scans import to_scan
 from helpers.grids import Grid
 
 GRID = grids.mni()
+IN_MNI = "_space-MNI152NLin2009aSym_res-4"
 
 # A scanner's grid: unequal sides and voxels, an oblique head, the first axis running to the left.
 TURN = Rotation.from_euler("xyz", [6, -5, 7], degrees=True).as_matrix()
@@ -53,7 +54,7 @@ def raw(path, volume):
 
 
 def explain(folder, output, *more):
-    return MAIN(["lesion", str(folder), "--method=lrp", f"--output={output}", *map(str, more)])
+    return main("explain", folder, output, "--model=lesion", "--method=lrp", *more)
 
 
 def explain_study(folder, output, *more):
@@ -85,7 +86,7 @@ def output(tmp_path_factory, folder):
 def test_maps_lie_on_the_voxels_of_the_scans(folder, output):
     for scan in ("a.nii.gz", "b.nii"):
         original = nib.load(folder / scan)
-        written = nib.load(output / f"{scan[0]}_map.nii.gz")
+        written = nib.load(output / f"{scan[0]}_desc-lrp_map.nii.gz")
         assert written.shape == original.shape
         np.testing.assert_allclose(written.affine, original.affine, atol=1e-5)
         assert nib.aff2axcodes(written.affine) == nib.aff2axcodes(original.affine)
@@ -99,7 +100,7 @@ def distance_mm(cohort, i, place_mm):
 
 @pytest.mark.parametrize(("name", "i", "to_mni"), [("a", 0, np.eye(4)), ("b", 1, TO_MNI)])
 def test_the_map_is_strongest_in_the_lesion(cohort, output, name, i, to_mni):
-    written = nib.load(output / f"{name}_map.nii.gz")
+    written = nib.load(output / f"{name}_desc-lrp_map.nii.gz")
     values = np.abs(written.get_fdata())
     peak = np.unravel_index(values.argmax(), values.shape)
     place = (to_mni @ written.affine @ [*peak, 1])[:3]
@@ -107,14 +108,14 @@ def test_the_map_is_strongest_in_the_lesion(cohort, output, name, i, to_mni):
     # Had left and right, or front and back, been exchanged, it would not be there.
     assert distance_mm(cohort, i, place * [-1, 1, 1]) > 10
     assert distance_mm(cohort, i, place * [1, -1, 1]) > 10
-    row = pd.read_csv(output / "scans.csv").set_index("name").loc[name]
+    row = pd.read_csv(output / "group/desc-lrp_scans.tsv", sep="\t").set_index("name").loc[name]
     assert distance_mm(cohort, i, row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)) < 4
     assert row["predicted"] == row["explained"] == cohort.classes[cohort.labels[i]]
 
 
 def test_on_the_models_voxels_the_map_is_the_methods_to_the_bit(cohort, output):
     expected = attribution.lrp(models.pretrained("lesion"), cohort.volumes[:1])[0, 0].numpy()
-    for name in ("a_map.nii.gz", "a_space-MNI152_map.nii.gz"):
+    for name in ("a_desc-lrp_map.nii.gz", f"a{IN_MNI}_desc-lrp_map.nii.gz"):
         written, grid = grids.read(output / name)
         assert grid == GRID
         assert np.array_equal(written, expected)
@@ -145,9 +146,11 @@ def test_a_map_without_negative_values_keeps_none():
 
 
 def test_regions(output):
-    table = pd.read_csv(output / "regions.csv").set_index(["name", "region", "side"])
+    table = pd.read_csv(output / "group/desc-lrp_regions.tsv", sep="\t").set_index(
+        ["name", "region", "side"]
+    )
     assert set(table.index.get_level_values("name")) == {"a", "b"}
-    values, grid = grids.read(output / "b_space-MNI152_map.nii.gz")
+    values, grid = grids.read(output / f"b{IN_MNI}_desc-lrp_map.nii.gz")
     atlas = anatomy.atlas(grid)
     inside = (atlas.labels == 2).numpy() & (grid.centers_mm()[0] < 0).numpy()
     row = table.loc[("b", "white matter", "left")]
@@ -158,23 +161,23 @@ def test_regions(output):
 
 def test_pictures_show_brain_and_map(output):
     for name in ("a", "b"):
-        picture = np.asarray(Image.open(output / f"{name}_map.png")).astype(int)
+        picture = np.asarray(Image.open(output / f"{name}_desc-lrp_map.png")).astype(int)
         assert picture.shape[1] * 3 == picture.shape[0] * 4
         orange = picture[..., 0] - picture[..., 2] > 100
         grey = (np.ptp(picture, axis=-1) == 0) & (picture[..., 0] > 80)
         assert orange.sum() > 1000
         assert grey.sum() > 100_000
-    assert not (output / "c_map.png").exists()
+    assert not (output / "c_desc-lrp_map.png").exists()
 
 
 # Broken scans
 
 
 def test_a_broken_scan_is_skipped_and_reported(folder, output, capsys):
-    summary = json.loads((output / "summary.json").read_text())
+    summary = json.loads((output / "group/desc-lrp_summary.json").read_text())
     assert [summary[k] for k in ("scans", "explained", "broken")] == [3, 2, 1]
     assert "damaged or not a NIfTI image" in summary["problems"]["c.nii.gz"]
-    table = pd.read_csv(output / "scans.csv").set_index("name")
+    table = pd.read_csv(output / "group/desc-lrp_scans.tsv", sep="\t").set_index("name")
     assert table["problem"].notna().tolist() == [False, False, True]
     assert not list(output.glob("c_*.nii.gz"))
     assert explain_study(folder, output) == 1
@@ -199,28 +202,31 @@ def test_bids_folder_target_layer_and_atlas(tmp_path, cohort):
     labels = (GRID.centers_mm()[1] > 0).float() + 1
     grids.save(labels, GRID, tmp_path / "halves.nii.gz")
     (tmp_path / "halves.csv").write_text("index,name\n1,back\n2,front\n")
-    code = MAIN(
-        [
-            *["lesion", str(tmp_path / "bids"), "--method=grad_cam", "--layer=block4"],
-            *["--target=rod", f"--atlas={tmp_path / 'halves.nii.gz'}"],
-            f"--atlas-names={tmp_path / 'halves.csv'}",
-        ]
+    output = tmp_path / "bids/derivatives/lesion"
+    code = main(
+        *["explain", tmp_path / "bids", output, "--model=lesion", "--method=grad_cam"],
+        *["--layer=block4", "--target=rod", f"--atlas={tmp_path / 'halves.nii.gz'}"],
+        f"--atlas-names={tmp_path / 'halves.csv'}",
     )
     assert code == 0
-    output = tmp_path / "bids/derivatives/lesion-grad_cam"
     expected = attribution.grad_cam(
         models.pretrained("lesion"), cohort.volumes[:2], cohort.classes.index("rod"), layer="block4"
     )
-    for i, name in enumerate(("sub-1_T1w", "sub-2_ses-x_T1w")):
-        written, _ = grids.read(output / f"{name}_map.nii.gz")
+    for i, name in enumerate(("sub-1/anat/sub-1", "sub-2/ses-x/anat/sub-2_ses-x")):
+        written, _ = grids.read(output / f"{name}_desc-gradcam_map.nii.gz")
         np.testing.assert_allclose(written, expected[i, 0], rtol=1e-4, atol=1e-6)
-    assert set(pd.read_csv(output / "regions.csv")["region"]) == {"back", "front"}
-    assert (pd.read_csv(output / "scans.csv")["explained"] == "rod").all()
+    assert set(pd.read_csv(output / "group/desc-gradcam_regions.tsv", sep="\t")["region"]) == {
+        "back",
+        "front",
+    }
+    assert (
+        pd.read_csv(output / "group/desc-gradcam_scans.tsv", sep="\t")["explained"] == "rod"
+    ).all()
 
 
 def test_how_much_of_a_map_lies_outside_the_brain(output, cohort):
-    table = pd.read_csv(output / "scans.csv").set_index("name")
-    size = np.abs(grids.read(output / "a_space-MNI152_map.nii.gz")[0])
+    table = pd.read_csv(output / "group/desc-lrp_scans.tsv", sep="\t").set_index("name")
+    size = np.abs(grids.read(output / f"a{IN_MNI}_desc-lrp_map.nii.gz")[0])
     air = (cohort.volumes[0, 0] == 0).numpy()
     expected = size[air].sum(dtype=float) / size.sum(dtype=float)
     assert table.loc["a", "share_outside_brain"] == pytest.approx(expected, abs=1e-5)
@@ -232,6 +238,6 @@ def test_a_voxel_of_3e38_breaks_its_scan_only(tmp_path, cohort):
     grids.save(hot, GRID, tmp_path / "scans/hot.nii.gz")
     grids.save(cohort.volumes[1], GRID, tmp_path / "scans/well.nii.gz")
     assert explain(tmp_path / "scans", tmp_path / "out") == 1
-    table = pd.read_csv(tmp_path / "out/scans.csv").set_index("name")
+    table = pd.read_csv(tmp_path / "out/group/desc-lrp_scans.tsv", sep="\t").set_index("name")
     assert table["problem"].notna().to_dict() == {"hot": True, "well": False}
     assert "the largest 3e+38; expected about 1" in table.loc["hot", "problem"]

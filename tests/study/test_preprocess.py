@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from data_scripts import preprocess as script
 from helpers import anatomy, grids
 from helpers.cohorts import bids, registration
 from helpers.cohorts.scans import Scan
 from helpers.runtime import generator
+from helpers.study import command
 
 GRID = grids.mni(8.0)
 BRAIN = anatomy.template(GRID)
@@ -41,14 +41,17 @@ def unregistered(monkeypatch):
 @pytest.fixture
 def run(study, tmp_path):
     def run(*more):
-        return script.main([str(study), str(tmp_path / "out"), "--spacing-mm=8", *more])
+        return command.main(
+            ["preprocess", str(study), str(tmp_path / "out"), "--spacing-mm=8", *more]
+        )
 
     return run
 
 
 def volumes(out):
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("*.nii.gz")
+        path.relative_to(out): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.rglob("*.nii.gz")
     }
 
 
@@ -58,18 +61,20 @@ def test_two_processes_make_the_bytes_of_one(run, study, tmp_path, capsys):
     masks = "masks/{participant_id}.nii.gz"  # with them, the template is not needed
     assert run("--n-procs=1", f"--masks={masks}") == 1
     one = volumes(tmp_path / "out")
-    table = pd.read_csv(tmp_path / "out/scans.csv")
+    table = pd.read_csv(tmp_path / "out/group/desc-preproc_scans.tsv", sep="\t")
     for name in one:  # the registrations, which are replaced in this process only, are kept
         (tmp_path / "out" / name).unlink()
     assert run("--n-procs=2", f"--masks={masks}") == 1
     assert volumes(tmp_path / "out") == one
     assert len(one) == 3
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out/scans.csv"), table)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "out/group/desc-preproc_scans.tsv", sep="\t"), table
+    )
     assert table["participant_id"].tolist() == NAMES
     assert table["problem"].notna().tolist() == [False, False, False, True]
     printed = capsys.readouterr()
-    assert printed.out.count("3 of 4 scans are in") == 2
-    assert "failed: sub-04/anat/sub-04_T1w.nii.gz" in printed.err
+    assert printed.out.count("3 of 4 scans are preprocessed in") == 2
+    assert "broken: sub-04/anat/sub-04_T1w.nii.gz" in printed.err
     options = {"n_procs": 2, "on_error": "skip", "progress": False}
     cohort = bids.from_bids(study, None, grid=GRID, masks=masks, cache=tmp_path / "out", **options)
     assert cohort.participants["participant_id"].tolist() == NAMES[:3]
@@ -85,11 +90,11 @@ def test_an_error_in_one_scan_stops_no_other(run, study, tmp_path, monkeypatch, 
     monkeypatch.setattr(Scan, "prepare", exploding)
     monkeypatch.setattr(registration, "register", lambda *_, **__: (np.eye(4), 0.5))
     assert run("--n-procs=1") == 1
-    table = pd.read_csv(tmp_path / "out/scans.csv")
+    table = pd.read_csv(tmp_path / "out/group/desc-preproc_scans.tsv", sep="\t")
     assert table["problem"].notna().tolist() == [False, True, False, True]
     expected = f"{type(error).__name__}: {error} (in exploding, test_preprocess.py, line "
     assert table.loc[1, "problem"].startswith(expected)
-    assert f"failed: sub-02/anat/sub-02_T1w.nii.gz: {expected}" in capsys.readouterr().err
+    assert f"broken: sub-02/anat/sub-02_T1w.nii.gz: {expected}" in capsys.readouterr().err
 
 
 def refused(run, capsys, *more):
@@ -108,7 +113,7 @@ def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "fsync", full)
     said = refused(run, capsys, "--n-procs=1")
-    assert f"cannot write {tmp_path / 'out'}/sub-01" in said
+    assert f"cannot write {tmp_path / 'out'}/" in said
     assert said.endswith("No space left on device")
 
 

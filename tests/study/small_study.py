@@ -1,13 +1,11 @@
 """A small network and small scans for the command that explains a folder."""
 
 import hashlib
-import runpy
 from pathlib import Path
 
 from helpers import grids, models
+from helpers.study import command
 
-SCRIPT = Path(__file__).parents[2] / "data_scripts" / "explain.py"
-MAIN = runpy.run_path(str(SCRIPT))["main"]
 GRID = grids.mni(8.0)
 CLASSES = ["healthy", "lesion"]
 CARD = {"network": "course", "classes": CLASSES, "shape": list(GRID.shape), "spacing_mm": 8.0}
@@ -23,15 +21,27 @@ def network():
 def explain(folder, output, *more, model="tiny.safetensors", method="gradient"):
     """Run the command with the network that lies beside the folder; return its exit code."""
     weights = Path(folder).parent / model
-    return MAIN([str(weights), str(folder), f"--method={method}", f"--output={output}", *more])
+    return main("explain", folder, output, f"--model={weights}", f"--method={method}", *more)
+
+
+def main(*arguments):
+    """Run the command."""
+    return command.main([*map(str, arguments)])
 
 
 def contents(folder):
-    """The files by name: texts as they are, others by their hash, so a difference can be read."""
-    return {path.name: _content(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    """The files by name: texts as they are, others by their hash, so a difference can be read.
+
+    All but what says where the scans are.
+    """
+    return {
+        path.relative_to(folder).as_posix(): _content(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock" and path.name != "dataset_description.json"
+    }
 
 
 def _content(path):
-    if path.suffix in (".json", ".csv"):
+    if path.suffix in (".json", ".tsv"):
         return path.read_text()
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from study import GRID, SCRIPT, contents, explain, network
+from small_study import GRID, contents, explain, network
 
-from helpers import attribution, explain_folder, grids
+from helpers import attribution, grids
+from helpers.study import explaining
 
 HERE = Path(__file__).parent
 
@@ -40,7 +41,13 @@ def done(small, out, finished):
 
 
 @pytest.mark.parametrize(
-    "lost", ["a_map.nii.gz", "a_space-MNI152_map.nii.gz", "a_map.png", "a_map.json"]
+    "lost",
+    [
+        "a_desc-gradient_map.nii.gz",
+        "a_space-MNI152NLin2009aSym_res-8_desc-gradient_map.nii.gz",
+        "a_desc-gradient_map.png",
+        "a_desc-gradient_map.json",
+    ],
 )
 def test_what_is_lost_is_made_again_and_nothing_else(small, done, finished, calls, lost):
     (done / lost).unlink()
@@ -52,11 +59,14 @@ def test_what_is_lost_is_made_again_and_nothing_else(small, done, finished, call
 @pytest.mark.parametrize(
     ("file", "damages"),
     [
-        ("a_map.nii.gz", ["cut", "flipped", "emptied"]),
-        ("a_space-MNI152_map.nii.gz", ["cut", "flipped", "emptied"]),
-        ("a_map.png", ["cut", "flipped", "emptied"]),
-        ("a_map.json", ["cut", "flipped", "emptied", "no object"]),
-        ("settings.json", ["cut", "flipped", "emptied", "no object"]),
+        ("a_desc-gradient_map.nii.gz", ["cut", "flipped", "emptied"]),
+        (
+            "a_space-MNI152NLin2009aSym_res-8_desc-gradient_map.nii.gz",
+            ["cut", "flipped", "emptied"],
+        ),
+        ("a_desc-gradient_map.png", ["cut", "flipped", "emptied"]),
+        ("a_desc-gradient_map.json", ["cut", "flipped", "emptied", "no object"]),
+        ("desc-gradient_map.json", ["cut", "flipped", "emptied", "no object"]),
     ],
 )
 def test_what_is_damaged_is_named_and_made_again(small, done, finished, calls, file, damages):
@@ -74,20 +84,22 @@ def test_what_is_damaged_is_named_and_made_again(small, done, finished, calls, f
             assert explain(small, done) == 0
         assert contents(done) == contents(finished)
     # Each record says for itself with which settings it was made.
-    assert len(calls) == (0 if file == "settings.json" else len(damages))
+    assert len(calls) == (0 if file == "desc-gradient_map.json" else len(damages))
 
 
 def test_maps_of_other_settings_are_not_taken_for_these(small, done, calls):
     """The settings that would tell them apart are lost; their records still tell."""
-    (done / "settings.json").write_bytes(b"")
-    with pytest.warns(UserWarning, match="settings.json is damaged"):
+    (done / "desc-gradient_map.json").write_bytes(b"")
+    with pytest.warns(UserWarning, match="desc-gradient_map.json is damaged"):
         assert explain(small, done, "--target=healthy") == 0
     assert len(calls) == 2
-    assert (pd.read_csv(done / "scans.csv")["explained"] == "healthy").all()
+    assert (
+        pd.read_csv(done / "group/desc-gradient_scans.tsv", sep="\t")["explained"] == "healthy"
+    ).all()
 
 
 def test_a_stopped_run_goes_on(small, out, finished, capsys, monkeypatch, calls):
-    real = explain_folder.sheet
+    real = explaining.sheet
 
     def stopped(*arguments, title, **options):
         if title == "b":
@@ -95,12 +107,12 @@ def test_a_stopped_run_goes_on(small, out, finished, capsys, monkeypatch, calls)
         return real(*arguments, title=title, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(explain_folder, "sheet", stopped)
+        patch.setattr(explaining, "sheet", stopped)
         with pytest.raises(SystemExit) as ended:
             explain(small, out)
     assert ended.value.code == 130
     assert "the same command goes on from here" in capsys.readouterr().err
-    assert not (out / "b_map.json").exists()
+    assert not (out / "b_desc-gradient_map.json").exists()
     assert explain(small, out) == 0
     assert len(calls) == 3
     assert contents(out) == contents(finished)
@@ -111,7 +123,7 @@ def test_a_changed_scan_is_explained_again(small, done, brains, calls):
     explain(small, done)
     ((_, _, target),) = calls
     expected = attribution.gradient(network(), brains[2:], target)[0, 0].numpy()
-    assert (grids.read(done / "a_map.nii.gz")[0] == expected).all()
+    assert (grids.read(done / "a_desc-gradient_map.nii.gz")[0] == expected).all()
 
 
 # Killed processes
@@ -145,7 +157,7 @@ def test_kill_minus_nine_at_ten_moments(forked):
     found, place, _ = forked
     assert found["killed"] >= 5
     whole = contents(place / "whole")
-    assert len(whole) == 2 * 4 + 4
+    assert len(whole) == 2 * 4 + 3 + 2
     assert contents(place / "killed") == whole  # no half-written file is left either
 
 
@@ -163,8 +175,8 @@ def test_nobody_waits_for_a_process_that_is_dead(forked):
     assert found["dead"]["ended"][1] == -9
     assert found["dead"]["seconds"] < 30
     # What the other did before is kept, and nobody did it twice.
-    assert (place / "dead/a_map.json").exists()
-    assert not (place / "dead/b_map.json").exists()
+    assert (place / "dead/a_desc-gradient_map.json").exists()
+    assert not (place / "dead/b_desc-gradient_map.json").exists()
 
 
 def test_the_end_of_a_larger_share_is_waited_for(forked):
@@ -178,8 +190,9 @@ def test_the_end_of_a_larger_share_is_waited_for(forked):
 
 
 EXPLOSIVE = """
-import runpy, sys
+import sys
 from helpers import attribution
+from helpers.study.command import main
 
 def explosive(model, volumes, target, gradient=attribution.METHODS["gradient"]):
     if volumes.max() > 5:
@@ -188,7 +201,7 @@ def explosive(model, volumes, target, gradient=attribution.METHODS["gradient"]):
 
 if __name__ == "__main__":
     attribution.METHODS["gradient"] = explosive
-    sys.exit(runpy.run_path(sys.argv.pop(1))["main"]())
+    sys.exit(main())
 """
 
 
@@ -203,8 +216,8 @@ def test_two_processes_write_the_bytes_of_one(small, tmp_path, brains, monkeypat
     done = subprocess.run(
         [
             *[*fabric, "--accelerator=cpu", "--devices=2", "--strategy=ddp"],
-            *[tmp_path / "explosive.py", SCRIPT, tmp_path / "tiny.safetensors", small],
-            *["--method=gradient", f"--output={tmp_path / 'two'}"],
+            *[tmp_path / "explosive.py", "explain", small, tmp_path / "two"],
+            *[f"--model={tmp_path / 'tiny.safetensors'}", "--method=gradient"],
         ],
         capture_output=True,
         text=True,

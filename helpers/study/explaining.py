@@ -1,4 +1,4 @@
-"""Explain every scan of a folder: a map on the scan's own voxels, tables, a picture to look at.
+"""Explain every scan of a study: a map on the scan's own voxels, tables, a picture to look at.
 
 Each scan's files are written all or nothing and its record last, so that an interrupted run goes
 on where it stopped and several processes share the work without getting in each other's way.
@@ -9,7 +9,6 @@ import inspect
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,49 +18,45 @@ from torch import Tensor, nn
 
 from helpers import anatomy, attribution, errors, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
-from helpers.cohorts.scans import Scan, find_scans, to_scan
+from helpers.cohorts.scans import Scan, check_names, to_scan
 from helpers.errors import BrokenScanError, CannotWriteError, InterruptedWarning
-from helpers.explain_folder import records
 from helpers.grids import Grid
 from helpers.processes import launched_fabric, together
+from helpers.study.folders import Study
+from helpers.study.records import Maps
 from helpers.viewers.sheet import sheet
 
-__all__ = ["explain_folder", "model_grid"]
 
-
-def explain_folder(
+def explain(
+    study: Study,
     model: nn.Module,
-    folder: str | Path,
-    output: str | Path,
     *,
     method: str,
     target: str | None = None,
     layer: str | None = None,
     atlas: Atlas | None = None,
-    masks: str | None = None,
-    cache: str | Path | None = None,
+    scans: bool = True,
+    tables: bool = True,
     fabric: Fabric | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Write a map, a picture and a record for each scan, and tables about all of them.
 
-    For the scan ``NAME.nii.gz``: ``NAME_map.nii.gz`` (on the scan's voxels, with its affine),
-    ``NAME_space-MNI152_map.nii.gz`` (on the model's grid, for statistics over subjects),
-    ``NAME_map.png`` and ``NAME_map.json``. For all: ``scans.csv`` with one row a scan,
-    ``regions.csv`` with one row a scan, region and side, ``summary.json`` with counts, and
-    ``settings.json``.
+    For the scan ``sub-01_T1w.nii.gz`` and Grad-CAM: ``sub-01_desc-gradcam_map.nii.gz`` (on the
+    scan's voxels, with its affine), the same with ``_space-MNI152NLin2009aSym_res-4`` (on the
+    model's grid, for statistics over subjects), a picture (PNG) and a record (JSON). For all, in
+    ``group``: ``desc-gradcam_scans.tsv`` with one row a scan, ``desc-gradcam_regions.tsv`` with
+    one row a scan, region and side, and ``desc-gradcam_summary.json`` with counts.
 
     Parameters
     ----------
+    study : Study
+        A scan on the model's grid is taken as it is; any other is preprocessed, or read from where
+        `preprocess` has left it. Scans that are finished are skipped. A scan that changed since is
+        done again, and so is one whose files were lost or damaged since.
     model : Module
         From `helpers.models.load`: its ``card`` names classes, grid and intensities. It is moved to
         the device of ``fabric``.
-    folder : str or Path
-        Holds NIfTI files, or BIDS subfolders ``sub-*``. A scan on the model's grid is taken as it
-        is; any other is preprocessed as in `helpers.cohorts.from_bids`.
-    output : str or Path
-        Scans that are finished there are skipped. A scan that changed since is done again, and so
-        is one whose files were lost or damaged since.
     method : str
         One of `helpers.attribution.METHODS`, with its default options.
     target : str, optional
@@ -70,12 +65,9 @@ def explain_folder(
         For methods that look at a layer.
     atlas : Atlas, optional
         On the model's grid; default the tissues of the template.
-    masks : str, optional
-        Where each scan's brain mask is, see `helpers.cohorts.from_bids`. In a folder of NIfTI
-        files, ``{participant_id}`` is the file's name without its ending.
-    cache : str or Path, optional
-        For preprocessed volumes; default ``preprocessed`` beside ``output``, where the next method
-        finds them.
+    scans, tables : bool
+        Explain each scan; write what is about all of them. Where several programs share the scans,
+        the tables are written once, when all are done.
     fabric : Fabric, optional
         Launched. Default: the GPU if there is one; all processes that ``torchrun`` or
         ``fabric run`` started, which divide the scans among them.
@@ -85,18 +77,16 @@ def explain_folder(
     Returns
     -------
     DataFrame
-        What ``scans.csv`` holds. ``problem`` says why a scan could not be explained: the scan is
-        broken, or the method failed on it. ``share_outside_brain`` is the share of the map's size
-        where the network's volume is 0.
+        One row a scan. ``problem`` says why a scan could not be explained: the scan is broken, or
+        the method failed on it. ``share_outside_brain`` is the share of the map's size where the
+        network's volume is 0.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no scan in the folder.
     ValueError
         If the method, target, layer or atlas do not fit, the method fails on the template's brain
-        too, scans would overwrite each other's maps, or ``output`` holds maps that were made with
-        other settings.
+        too, scans would overwrite each other's maps, or the output holds maps of this method that
+        were made with other settings.
     CannotWriteError
         If the disk is full or refuses.
     OtherProcessError
@@ -107,55 +97,38 @@ def explain_folder(
     UserWarning
         If a file of an earlier run is damaged; what it stood for is done again.
     """
-    folder, output = Path(folder), Path(output)
-    cache = output.parent / "preprocessed" if cache is None else Path(cache)
     fabric = fabric or launched_fabric()
     pending = None
     with together(fabric):
-        grid, classes = model_grid(model), list(model.card["classes"])
-        if target is not None and target not in classes:
-            raise ValueError(f"there is no class {target!r}; the model knows {classes}")
+        grid = model_grid(model)
         atlas = anatomy.atlas(grid) if atlas is None else atlas
         if atlas.grid != grid:
             raise ValueError(
                 "the atlas lies on another grid; make it with anatomy.atlas(grid, ...)"
             )
-        scans = find_scans(folder, masks=masks, endings=records.ENDINGS)
-        for place in (output, cache):
-            if place.resolve() == folder.resolve():
-                raise ValueError(f"files in the folder of the scans would pass for scans: {place}")
         # Bars of several processes would write over each other.
-        explain = _explainer(model, method, layer, progress and fabric.world_size == 1)
+        explain_one = _explainer(model, method, layer, progress and fabric.world_size == 1)
+        maps = maps_of(study, model, method=method, target=target, layer=layer)
+        check_names(study.folder, study.scans, maps.endings)
         model.to(fabric.device)
-        settings = {
-            "weights_sha256": keyed.fingerprint(model),
-            "method": method,
-            "target": target or "predicted",
-            "layer": layer,
-            "intensity": model.card.get("intensity", "median"),
-        }
         if fabric.is_global_zero:  # one looks for all, before anything is written
-            records.check_settings(output, settings)
-            keys = [records.key(scan, grid, settings) for scan in scans]
-            pending = [
-                (scan, key)
-                for scan, key in zip(scans, keys, strict=True)
-                if not records.finished(output, scan, key)
-            ]
-            records.write_settings(output, settings)
+            maps.check_settings()
+            pending = unexplained(maps) if scans else []
+            study.describe()
+            maps.write_settings()
     pending = fabric.broadcast(pending)
 
     def explain_scan(scan: Scan) -> dict:
-        volume, report = scan.on(grid, cache)
-        found, explained_map = _explained(model, volume, explain, target)
+        volume, report = scan.on(grid, study.preprocessed)
+        found, explained_map = _explained(model, volume, explain_one, target)
         record = {**found, **_place(explained_map, grid), **report.quality()}
         lines = [method, *_in_words(record)]
         # The volume that the network saw, not the file: no faces, the same slices for everybody.
         picture = sheet(volume, explained_map, grid=grid, title=scan.name, lines=lines)
-        in_scan = to_scan(explained_map, report, grid)
-        grids.save(explained_map, grid, output / f"{scan.name}{records.MNI_MAP}")
-        grids.save(in_scan, report.native, output / f"{scan.name}{records.MAP}")
-        with runtime.replacing(output / f"{scan.name}{records.PICTURE}") as unfinished:
+        own, in_mni, drawn, _ = maps.files(scan)
+        grids.save(explained_map, grid, in_mni)
+        grids.save(to_scan(explained_map, report, grid), report.native, own)
+        with runtime.replacing(drawn) as unfinished:
             # Half the time of Pillow's default, for files that are 2 % larger.
             Image.fromarray(picture).save(unfinished, compress_level=4)
         return record
@@ -163,7 +136,7 @@ def explain_folder(
     @functools.cache
     def check_method() -> None:
         try:
-            _explained(model, anatomy.template(grid).t1, explain, target)
+            _explained(model, anatomy.template(grid).t1, explain_one, target)
         except Exception as error:
             raise ValueError(
                 f"{method} fails with this network on the template's brain as well, so no scan "
@@ -173,15 +146,50 @@ def explain_folder(
     with together(fabric):
         mine = pending[fabric.global_rank :: fabric.world_size]
         show = progress and fabric.is_global_zero
-        for scan, key in runtime.progress(mine, label=method, show=show):
-            records.remove(output, scan)
-            found = _attempt(explain_scan, scan, check_method=check_method)
-            records.write(output, scan, {"key": key, **found})
+        for scan in runtime.progress(study.in_turn(mine), label=method, total=len(mine), show=show):
+            key = maps.key(scan)
+            if not maps.finished(scan, key):  # another program may have done it meanwhile
+                maps.remove(scan)
+                maps.write(scan, key, _attempt(explain_scan, scan, check_method=check_method))
     with together(fabric):
-        table = records.read_all(output, scans)
-        if fabric.is_global_zero:
-            records.write_tables(output, table, grid, atlas)
-    return table
+        if fabric.is_global_zero and tables:
+            return maps.write_tables(atlas)
+        return maps.table()
+
+
+def maps_of(
+    study: Study,
+    model: nn.Module,
+    *,
+    method: str,
+    target: str | None = None,
+    layer: str | None = None,
+) -> Maps:
+    """Return what `explain` writes for a network and a method, and where.
+
+    Raises
+    ------
+    ValueError
+        If the method or the target is unknown.
+    """
+    if method not in attribution.METHODS:
+        raise ValueError(f"unknown method {method!r}; there are {sorted(attribution.METHODS)}")
+    classes = list(model.card["classes"])
+    if target is not None and target not in classes:
+        raise ValueError(f"there is no class {target!r}; the model knows {classes}")
+    settings = {
+        "weights_sha256": keyed.fingerprint(model),
+        "method": method,
+        "target": target or "predicted",
+        "layer": layer,
+        "intensity": model.card.get("intensity", "median"),
+    }
+    return Maps(study, method, model_grid(model), settings)
+
+
+def unexplained(maps: Maps) -> list[Scan]:
+    """Return the scans that are not explained yet, or not as they are now."""
+    return [scan for scan in maps.study.scans if not maps.finished(scan, maps.key(scan))]
 
 
 def model_grid(model: nn.Module) -> Grid:

@@ -1,0 +1,10 @@
+"""Your own scans and your own network: verbs over a folder of scans, and the command `brain-cnns`.
+
+A `Study` is a folder of scans and one folder for everything that is found about them.
+"""
+
+from helpers.study.explaining import explain, model_grid
+from helpers.study.folders import Study
+from helpers.study.preprocessing import preprocess
+
+__all__ = ["Study", "explain", "model_grid", "preprocess"]

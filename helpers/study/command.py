@@ -1,0 +1,311 @@
+"""The command ``brain-cnns``: what the course teaches, on everybody's own scans.
+
+Built as a BIDS App is: ``brain-cnns VERB BIDS_DIR OUT_DIR [participant|group]``. Every verb goes on
+where an interrupted run has stopped, and all write into the same OUT_DIR.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import joblib
+
+# Heavy libraries are imported by the verbs: help must come at once. So the methods stand here.
+METHODS = (
+    "expected_gradients",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "guided_backprop",
+    "guided_grad_cam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "lrp",
+    "meaningful_perturbation",
+    "occlusion",
+    "smoothgrad",
+)
+
+DESCRIPTION = """\
+Find out what a network has learned from brain scans: from a folder to a report.
+
+    brain-cnns preprocess my_study results --masks "derivatives/masks/{participant_id}_mask.nii.gz"
+    brain-cnns explain my_study results --model sex --method grad_cam
+
+BIDS_DIR holds sub-* folders, or NIfTI files. Nothing is written there. OUT_DIR gets everything, as
+BIDS derivatives; give all verbs the same. Run a command again after an interruption: what is
+finished is skipped.
+
+Exit code: 0 if all is done; 1 if some scans are broken (they are listed, and left out); 2 if the
+run cannot be done as asked (a wrong argument, a full disk); 130 after Ctrl+C.
+"""
+LEVELS = """
+On a cluster, each job does its share of the participants, then one does the group level:
+
+    brain-cnns {verb} BIDS_DIR OUT_DIR participant --participant-label 01 02 ...
+    brain-cnns {verb} BIDS_DIR OUT_DIR group ...
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        "brain-cnns",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for add in (_add_preprocess, _add_explain, _add_card):
+        add(verbs)
+    options = parser.parse_args(arguments)
+    program = f"brain-cnns {options.verb}"
+    from helpers.errors import OtherProcessError
+
+    try:
+        return options.run(options)
+    except (ValueError, OSError, ImportError, OtherProcessError) as error:
+        parser.exit(2, f"{program}: {error}\n" if _speaks() else None)
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from here\n")
+
+
+# Arguments that several verbs share
+
+
+def _verb(verbs, name: str, text: str, run: Callable) -> argparse.ArgumentParser:
+    """Add a verb; the first line of its text also stands in the list of verbs."""
+    parser = verbs.add_parser(
+        name,
+        help=text.strip().splitlines()[0],
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_study(parser: argparse.ArgumentParser, levels: Sequence[str]) -> None:
+    parser.add_argument("bids_dir", type=Path, help="a BIDS folder, or one with NIfTI files in it")
+    parser.add_argument("out_dir", type=Path, help="where results go")
+    if levels:
+        parser.add_argument(
+            "level",
+            nargs="?",
+            choices=levels,
+            help="each scan only, or only what is about all of them; default: both",
+        )
+    parser.add_argument(
+        "--participant-label",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="only these people, with or without sub-; tables about all are left to a later run",
+    )
+    parser.add_argument(
+        "--masks",
+        metavar="PATTERN",
+        help="brain masks or parcellations in BIDS_DIR, with {participant_id} in the path; "
+        "without them the template's mask cuts the brains out, which is rougher",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what there is to do, and do nothing"
+    )
+
+
+def _add_preprocessed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preprocessed",
+        type=Path,
+        metavar="DIR",
+        help="OUT_DIR of an earlier run, for another network or another target; default: OUT_DIR",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a pretrained task, a safetensors file beside its card, file.py:function, or the "
+        "folder of a MONAI bundle",
+    )
+    parser.add_argument("--weights", type=Path, help="of file.py:function: a state dict (.pt)")
+    parser.add_argument("--card", type=Path, help="what the network reads; default: beside weights")
+
+
+def _study(options: argparse.Namespace):
+    from helpers.study.folders import Study
+
+    return Study(
+        options.bids_dir,
+        options.out_dir,
+        masks=options.masks,
+        participants=options.participant_label,
+        preprocessed=getattr(options, "preprocessed", None),
+    )
+
+
+def _model(options: argparse.Namespace):
+    from helpers import models
+
+    return models.load(options.model, weights=options.weights, card=options.card)
+
+
+def _levels(options: argparse.Namespace) -> dict[str, bool]:
+    """Return what is to be done: each scan, and the tables about all."""
+    if options.level is None:
+        return {"scans": True, "tables": not options.participant_label}
+    return {"scans": options.level == "participant", "tables": options.level == "group"}
+
+
+def _report(table, what: str, place: Path) -> int:
+    """Say how many scans are done, and which are broken; return the exit code."""
+    broken = table[table["problem"].notna()]
+    print(f"{len(table) - len(broken)} of {len(table)} scans are {what} in {place}")
+    for row in broken.to_dict("records"):
+        print(f"broken: {row['scan']}: {row['problem']}", file=sys.stderr)
+    return 1 if len(broken) else 0
+
+
+def _report_waiting(scans, study) -> int:
+    """Say what a run would do."""
+    for scan in scans:
+        print(scan.file)
+    print(f"{len(scans)} of {len(study.scans)} scans are to be done, into {study.output}")
+    return 0
+
+
+def _speaks() -> bool:
+    """Say whether this process speaks for all that share the work."""
+    from helpers.processes import rank
+
+    return rank() == 0
+
+
+# The verbs
+
+
+def _add_preprocess(verbs) -> None:
+    text = """Bring every scan into MNI space, and show how well each fits the template.
+
+Slow brightness of the coil is removed, the head registered (affine, 12 parameters), the brain cut
+out, its median set to 1. OUT_DIR/quality.html shows each scan with the template's outline.
+
+    brain-cnns preprocess my_study results
+    brain-cnns preprocess ixi results --masks "derivatives/dlmuse/{participant_id}_dseg.nii.gz"
+"""
+    parser = _verb(verbs, "preprocess", text + LEVELS.format(verb="preprocess"), _preprocess)
+    _add_study(parser, ("participant", "group"))
+    parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
+    parser.add_argument(
+        "--n-procs",
+        type=int,
+        default=joblib.cpu_count(),
+        help="scans at the same time, each with about 1 GB of memory; default: one a core",
+    )
+
+
+def _preprocess(options: argparse.Namespace) -> int:
+    from helpers import grids
+    from helpers.study import preprocessing
+
+    study = _study(options)
+    if options.dry_run:
+        waiting = preprocessing.unprepared(study, grids.mni(options.spacing_mm))
+        return _report_waiting(waiting, study)
+    table = preprocessing.preprocess(
+        study,
+        spacing_mm=options.spacing_mm,
+        n_procs=options.n_procs,
+        **_levels(options),
+    )
+    return _report(table, "preprocessed", study.output)
+
+
+def _add_explain(verbs) -> None:
+    text = f"""Ask what a network sees in every scan.
+
+Writes for each scan a map that lies over the scan in any viewer, the same map in MNI space, a
+picture and a record; for all scans tables in OUT_DIR/group.
+
+Methods: {", ".join(METHODS)}.
+
+    brain-cnns explain my_study results --model lesion --method lrp
+    brain-cnns explain my_study results --method grad_cam --layer features.norm5 --target patient \\
+        --model net.py:network --weights net.pt --card net.toml --atlas aal
+
+Over two processes, the scans divided between them:
+
+    torchrun --nproc-per-node=2 -m helpers.study explain my_study results ...
+"""
+    parser = _verb(verbs, "explain", text + LEVELS.format(verb="explain"), _explain)
+    _add_study(parser, ("participant", "group"))
+    _add_preprocessed(parser)
+    _add_model(parser)
+    parser.add_argument("--method", required=True, choices=METHODS, metavar="METHOD")
+    parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
+    parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
+    parser.add_argument(
+        "--atlas",
+        help="labels in MNI space (NIfTI), or, with the extra 'atlases', aal, desikan_killiany, "
+        "destrieux or neuromorphometrics; default: tissues",
+    )
+    parser.add_argument("--atlas-names", type=Path, help="CSV or TSV: columns index and name")
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from helpers import anatomy
+    from helpers.processes import launched_fabric
+    from helpers.study import explaining
+
+    fabric = launched_fabric()
+    study, model = _study(options), _model(options)
+    how = {
+        "method": options.method,
+        "target": None if options.target == "predicted" else options.target,
+        "layer": options.layer,
+    }
+    if options.dry_run:
+        return _report_waiting(
+            explaining.unexplained(explaining.maps_of(study, model, **how)), study
+        )
+    atlas = options.atlas and anatomy.atlas(
+        explaining.model_grid(model), options.atlas, names=options.atlas_names
+    )
+    table = explaining.explain(
+        study,
+        model,
+        **how,
+        atlas=atlas,
+        **_levels(options),
+        fabric=fabric,
+    )
+    # One of the processes reports.
+    return _report(table, "explained", study.output) if fabric.is_global_zero else 0
+
+
+def _add_card(verbs) -> None:
+    text = """Write the card of a network by asking it: fill in the names of its classes then.
+
+    brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2
+"""
+    parser = _verb(verbs, "card", text, _card)
+    parser.add_argument("model", help="file.py:function")
+    parser.add_argument("out", type=Path, help="the card, .toml or .json")
+    parser.add_argument("--weights", type=Path, help="a state dict (.pt)")
+    parser.add_argument("--shape", type=int, nargs=3, required=True, help="voxels along x, y, z")
+    parser.add_argument("--spacing-mm", type=float, required=True, help="edge of a voxel")
+
+
+def _card(options: argparse.Namespace) -> int:
+    from helpers import models
+
+    network = models.load_network(options.model, weights=options.weights)
+    card = models.draft_card(network, options.shape, spacing_mm=options.spacing_mm)
+    models.write_card(card, options.out)
+    print(f"{options.out} names {card['classes']}: write what they are called")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""What is written about a study's scans, and what an earlier run has finished of it.
+
+A scan is finished if its record holds the scan's key and the checksums of its files. Whatever is
+lost, damaged or about another scan is done again; what is damaged is named.
+"""
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from helpers import evaluation, grids, runtime
+from helpers.anatomy import Atlas
+from helpers.cohorts.report import QUALITY
+from helpers.cohorts.scans import Scan, on_grid
+from helpers.errors import BrokenScanError
+from helpers.grids import Grid
+from helpers.study.folders import Study
+
+_COLUMNS = ("name", "participant_id", "session", "scan", "problem", "fold", "predicted")
+_COLUMNS += ("predicted_probability", "explained", "explained_probability", "strongest")
+_COLUMNS += ("x_mm", "y_mm", "z_mm", "share_outside_brain", *QUALITY, "warnings")
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps that one method has made in a study, and everything that is written about them.
+
+    Attributes
+    ----------
+    study : Study
+    method : str
+        One of `helpers.attribution.METHODS`.
+    grid : Grid
+        Of the network.
+    settings : dict
+        What two runs must agree in.
+    """
+
+    study: Study
+    method: str
+    grid: Grid
+    settings: dict
+
+    @property
+    def label(self) -> str:
+        """How the method is called in names of files: letters only, as BIDS wants it."""
+        return self.method.replace("_", "")
+
+    @property
+    def endings(self) -> tuple[str, str, str, str]:
+        """What a scan's name is followed by: map, map in MNI space, picture, record (the last)."""
+        own = f"_desc-{self.label}_map"
+        return f"{own}.nii.gz", f"{on_grid(self.grid)}{own}.nii.gz", f"{own}.png", f"{own}.json"
+
+    def files(self, scan: Scan) -> list[Path]:
+        """Return where a scan's map, map in MNI space, picture and record belong."""
+        return [scan.derived(self.study.output, ending) for ending in self.endings]
+
+    def check_settings(self) -> None:
+        """Raise a ValueError if the output holds maps that were made with other settings."""
+        found = read(self._settings_file(), "a record's own key says how its map was made")
+        if found is not None and found != self.settings:
+            raise ValueError(
+                f"{self.study.output} holds maps that were made with {found}, this run has "
+                f"{self.settings}; name another output folder"
+            )
+
+    def write_settings(self) -> None:
+        """Write what holds of all maps; as BIDS has it, a file at the root is about all below."""
+        runtime.write_json(self._settings_file(), self.settings)
+
+    def key(self, scan: Scan) -> str | None:
+        """Return what changes with scan, mask or settings; None if a file is missing."""
+        try:
+            scan_key = scan.key(self.grid)
+        except (BrokenScanError, OSError):
+            return None
+        return hashlib.sha256(json.dumps([scan_key, self.settings]).encode()).hexdigest()
+
+    def finished(self, scan: Scan, key: str | None) -> bool:
+        """Say whether a scan's files are all there, whole, and about this scan."""
+        again = f"{scan.file} is explained again"
+        *files, record_file = self.files(scan)
+        record = read(record_file, again)
+        if record is None or key is None or record.get("key") != key or "sha256" not in record:
+            return False
+        for file, expected in zip(files, record["sha256"], strict=True):
+            if not file.exists():
+                return False
+            if runtime.checksum(file) != expected:
+                _warn(file, again)
+                return False
+        return True
+
+    def remove(self, scan: Scan) -> None:
+        """Remove what an earlier run has left of a scan, the record first."""
+        for file in reversed(self.files(scan)):
+            file.unlink(missing_ok=True)
+
+    def write(self, scan: Scan, key: str | None, record: dict) -> None:
+        """Write a scan's record, with the checksums of the files that it vouches for.
+
+        The key is the scan's when its explanation began: a scan that changed since is done again.
+        """
+        *files, record_file = self.files(scan)
+        if "problem" not in record:
+            record = {**record, "sha256": [runtime.checksum(file) for file in files]}
+        whose = {
+            "name": scan.name.removesuffix("_T1w"),
+            "participant_id": scan.participant_id,
+            "session": scan.session,
+            "scan": scan.file,
+            "Sources": [f"bids:raw:{scan.file}"],
+            "key": key,
+        }
+        runtime.write_json(record_file, {**whose, **record})
+
+    def table(self) -> pd.DataFrame:
+        """Return the records of all scans, one row each."""
+        rows = []
+        for scan in self.study.scans:
+            record = read(self.files(scan)[-1], f"{scan.file} counts as not explained")
+            missing = {"scan": scan.file, "problem": "it has not been explained yet"}
+            rows.append(missing if record is None else record)
+        return pd.DataFrame(rows).reindex(columns=_COLUMNS)
+
+    def write_tables(self, atlas: Atlas) -> pd.DataFrame:
+        """Write tables of scans and regions and a summary into ``group``; return that of scans."""
+        table = self.table()
+        good = table["problem"].isna()
+        columns = ["name", "region", "side", "voxels", "mean", "mean_absolute"]
+        scans = [scan for scan, whole in zip(self.study.scans, good, strict=True) if whole]
+        regions = [self._regions(scan, atlas) for scan in scans]
+        regions = pd.concat(regions) if regions else pd.DataFrame(columns=columns)
+        write_table(table, self.group("_scans.tsv"))
+        write_table(regions, self.group("_regions.tsv"))
+        broken = table[~good]
+        counts = {
+            "scans": len(table),
+            "explained": int(good.sum()),
+            "with_warnings": int((table.loc[good, "warnings"] != "").sum()),
+            "broken": len(broken),
+            "problems": dict(zip(broken["scan"], broken["problem"], strict=True)),
+        }
+        runtime.write_json(self.group("_summary.json"), counts)
+        return table
+
+    def group(self, ending: str) -> Path:
+        """Return where a result about all maps belongs."""
+        return self.study.group(f"desc-{self.label}{ending}")
+
+    def _regions(self, scan: Scan, atlas: Atlas) -> pd.DataFrame:
+        values = torch.from_numpy(grids.read(self.files(scan)[1])[0])[None, None]
+        rows = evaluation.by_region(values, self.grid, atlas).drop(columns="sd")
+        rows["mean_absolute"] = evaluation.by_region(values.abs(), self.grid, atlas)["mean"]
+        rows.insert(0, "name", scan.name.removesuffix("_T1w"))
+        return rows
+
+    def _settings_file(self) -> Path:
+        return self.study.output / f"desc-{self.label}_map.json"
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as BIDS has it: tabs, and n/a for what is missing."""
+    with runtime.replacing(path) as unfinished:
+        table.to_csv(unfinished, sep="\t", index=False, na_rep="n/a")
+
+
+def read(path: Path, otherwise: str) -> dict | None:
+    """Return what a JSON file holds; None if it is missing or, after a warning, damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    _warn(path, otherwise)
+    return None
+
+
+def _warn(path: Path, otherwise: str) -> None:
+    warnings.warn(f"{path} is damaged; {otherwise}", stacklevel=2)
