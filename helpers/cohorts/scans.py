@@ -165,7 +165,10 @@ class Scan:
         return volume, report
 
     def on(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
-        """Return the scan on a model's grid: as it is if it lies there already, else prepared.
+        """Return the scan on a model's grid: prepared, or as it is if it lies there already.
+
+        A scan that lies there and was prepared all the same is taken from the cache: a network that
+        was trained on prepared scans then sees them.
 
         Raises
         ------
@@ -176,7 +179,7 @@ class Scan:
         """
         self._files()
         native = grids.read_grid(self.image)
-        if native.upright() != grid:
+        if native.upright() != grid or self.is_prepared(grid, cache):
             return self.prepare(grid, cache)
         data, _ = grids.read(self.image)
         volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy

@@ -7,11 +7,12 @@ of the network's AUC between people who are alike in it.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -28,7 +29,7 @@ def confounds(
     cohort: Cohort,
     logits: Float[Tensor, "subject classes"],
     folds: Int[Tensor, "subject"],
-    columns: list[str],
+    columns: Sequence[str],
 ) -> pd.DataFrame:
     """Ask of each confound how much it says about the label and about the network's answer.
 
@@ -94,6 +95,81 @@ def confounds(
     return pd.DataFrame(rows)
 
 
+def number_confounds(
+    cohort: Cohort,
+    said: Float[Tensor, "subject"],
+    folds: Int[Tensor, "subject"],
+    columns: Sequence[str],
+    target: str,
+) -> pd.DataFrame:
+    """Ask the same of a network that says a number, such as age.
+
+    Parameters
+    ----------
+    cohort, folds, columns
+        As in `confounds`, with any classes.
+    said : tensor of shape (subject,)
+        What the network says of people whom it has not seen.
+    target : str
+        The column of ``participants`` that it was to say.
+
+    Returns
+    -------
+    DataFrame
+        One row a confound:
+
+        - ``alone``: correlation of the target with its prediction from the confound alone.
+        - ``network``: that with what the network says, for comparison.
+        - ``followed``: partial correlation of what the network says with the confound, the target
+          being taken out of both (multiple, for groups), 0 to 1.
+        - ``left``: partial correlation of what the network says with the target, the confound being
+          taken out of both.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, constant, or unknown for somebody.
+
+    Examples
+    --------
+    >>> from helpers import cohorts, models
+    >>> cohort = cohorts.real()
+    >>> said = models.predict(models.build("course", 1), cohort.volumes)[:, 1]
+    >>> found = models.number_confounds(cohort, said, cohort.folds(2), ["sex"], "age")
+    >>> list(found)
+    ['confound', 'alone', 'network', 'followed', 'left']
+    """
+    true = _values(cohort, target).to_numpy(dtype=float)
+    answer = said.double().numpy()
+    rows = []
+    for column in columns:
+        values = _values(cohort, column)
+        features = _features(values)
+        predicted = np.zeros(len(true))
+        for fold in folds.unique():
+            new = (folds == fold).numpy()
+            line = make_pipeline(StandardScaler(), LinearRegression())
+            predicted[new] = line.fit(features[~new], true[~new]).predict(features[new])
+        without = _residual(answer, true[:, None])
+        fitted = without - _residual(without, _residual(features, true[:, None]))
+        rows.append(
+            {
+                "confound": column,
+                "alone": _correlation(predicted, true),
+                "network": _correlation(answer, true),
+                "followed": float(np.sqrt((fitted**2).sum() / max((without**2).sum(), 1e-12))),
+                "left": _correlation(_residual(answer, features), _residual(true, features)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def check_confounds(cohort: Cohort, columns: Sequence[str]) -> None:
+    """Raise a ValueError if a column is missing, constant, or unknown for somebody."""
+    for column in columns:
+        _values(cohort, column)
+
+
 def _values(cohort: Cohort, column: str) -> pd.Series:
     if column not in cohort.participants:
         raise ValueError(
@@ -148,3 +224,13 @@ def _followed(values: pd.Series, labels: np.ndarray, margin: np.ndarray) -> floa
         return 0.0
     fitted = features @ np.linalg.lstsq(features, answer, rcond=None)[0]
     return float(np.sqrt((fitted**2).sum() / (answer**2).sum()))
+
+
+def _residual(values: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Return what a straight line through the features leaves of values."""
+    design = np.column_stack([np.ones(len(features)), features])
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-9 and b.std() > 1e-9 else np.nan

@@ -89,6 +89,7 @@ def cross_validate(
     seed: int = 0,
     batch_size: int = 16,
     components: int = 50,
+    share: float = 1.0,
     checkpoints: str | Path | None = None,
     progress: bool = True,
     **training,
@@ -113,6 +114,8 @@ def cross_validate(
         Smaller if a fold leaves fewer people to learn from, with a warning.
     components : int
         Of the simple model, see `helpers.models.baselines`.
+    share : float
+        Learn from this share of the other folds only, for a learning curve; default from all.
     checkpoints : path, optional
         Folder with a checkpoint a fold: a run that was interrupted goes on from them.
     training
@@ -125,7 +128,8 @@ def cross_validate(
     Raises
     ------
     ValueError
-        If a class has fewer people than there are folds; and what `helpers.models.train` raises.
+        If a class has fewer people than there are folds, or the share is not above 0 and at most
+        1; and what `helpers.models.train` raises.
 
     Warns
     -----
@@ -140,8 +144,10 @@ def cross_validate(
     >>> found.scores()["model"].tolist()
     ['network', 'brain volume', 'PCA + logistic regression']
     """
-    fold_of = _folds(cohort, target, folds, seed)
-    smallest = len(cohort) - int(fold_of.bincount().max())
+    if not 0 < share <= 1:
+        raise ValueError(f"share is above 0 and at most 1, got {share}")
+    fold_of = assign_folds(cohort, target, folds, seed)
+    smallest = int(share * (len(cohort) - int(fold_of.bincount().max())))
     if smallest < batch_size:
         warnings.warn(
             f"a fold leaves {smallest} people to learn from, so a batch has {smallest} and not "
@@ -153,6 +159,8 @@ def cross_validate(
     for fold in range(folds):
         known, new = cohort[fold_of != fold], cohort[fold_of == fold]
         own_seed = seed * folds + fold
+        if share < 1:
+            (known,) = known.split([share], own_seed, stratify=None if target else "label")
         model = _untrained(network, cohort, target, own_seed)
         rows = train(
             model,
@@ -182,7 +190,16 @@ def cross_validate(
     return CrossValidation(cohort, target, fold_of, networks, gathered, trained)
 
 
-def _folds(cohort: Cohort, target: str | None, folds: int, seed: int) -> Tensor:
+def assign_folds(
+    cohort: Cohort, target: str | None, folds: int, seed: int
+) -> Int[Tensor, "subject"]:
+    """Return the fold in which `cross_validate` tests each subject.
+
+    Raises
+    ------
+    ValueError
+        If a class has fewer people than there are folds, or the target is no column of numbers.
+    """
     if target is None:
         return cohort.folds(folds, seed)
     target_scale(cohort, target)  # says what is wrong with it

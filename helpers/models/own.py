@@ -17,63 +17,13 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from helpers.models import cards
-from helpers.models.shipped import WEIGHTS, load_weights, pretrained
+from helpers.models.shipped import load_weights
 
 # What people call the weights in a checkpoint that holds more than them.
 _INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 # What several GPUs, torch.compile and training frameworks put before the names of weights.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _BUNDLED_NETWORK = ("network_def", "network")
-
-
-def load(
-    source: str | Path, *, weights: str | Path | None = None, card: str | Path | None = None
-) -> nn.Module:
-    """Return a trained network in evaluation mode, with its card.
-
-    Parameters
-    ----------
-    source : str or Path
-        - a pretrained task, such as ``"lesion"`` (see `pretrained`);
-        - ``"mine.safetensors"``, beside its card ``mine.json``, as `save_pretrained` writes them;
-        - ``"file.py:build"``, a function without arguments that returns the network;
-        - a folder of a MONAI bundle.
-    weights : path, optional
-        For a function: a state dict that ``torch.save`` has written, alone or in a checkpoint, or a
-        safetensors file. For a bundle, by default its ``models/model.pt``.
-    card : path, optional
-        TOML or JSON, see `helpers.models.cards`; by default beside the weights (``x.toml`` or
-        ``x.json`` for ``x.pt``), or ``card.toml`` in the bundle.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the function cannot be called or returns no network, the weights do not fit it, or the
-        card is missing or does not fit.
-
-    Examples
-    --------
-    >>> from helpers import models
-    >>> models.load("lesion").card["shape"]
-    [48, 56, 48]
-    >>> models.load("net.py:build", weights="net.pt", card="net.toml")  # doctest: +SKIP
-    """
-    text = str(source)
-    if _is_shipped(text):
-        for name, value in (("weights", weights), ("card", card)):
-            if value is not None:
-                raise ValueError(f"{text} brings its own {name}; leave {value} out")
-        return _shipped(text)
-    model = load_network(text, weights=weights)
-    if card is None:
-        beside = Path(text) / "card" if Path(text).is_dir() else Path(weights)
-        card = _first(beside.with_suffix(".toml"), beside.with_suffix(".json"))
-    model.card = cards.read_card(card)
-    _check_answers(model)
-    return model
 
 
 def load_network(source: str | Path, *, weights: str | Path | None = None) -> nn.Module:
@@ -84,27 +34,31 @@ def load_network(source: str | Path, *, weights: str | Path | None = None) -> nn
     FileNotFoundError, ValueError
         As `load`.
     """
-    text = str(source)
-    file, _, function = text.rpartition(":")
-    if file.endswith(".py"):
-        if weights is None:
-            raise ValueError(f"{text} builds a network; say where its trained weights are")
-        model = _built(Path(file), function)
-    elif Path(text).is_dir():
-        model = _bundled(Path(text))
-        weights = Path(text) / "models" / "model.pt" if weights is None else weights
-    else:
-        raise ValueError(f"expected file.py:function or the folder of a MONAI bundle, got {text}")
+    model = untrained(source)
+    if weights is None:
+        if not Path(source).is_dir():
+            raise ValueError(f"{source} builds a network; say where its trained weights are")
+        weights = Path(source) / "models" / "model.pt"
     fill(model, weights)
     return model.eval()
 
 
-def _is_shipped(text: str) -> bool:
-    """Say whether a network comes with its card: a task, or weights as `save_pretrained` writes."""
-    if text.rpartition(":")[0].endswith(".py"):
-        return False
-    # A folder that is called like a task is in nobody's way.
-    return not Path(text).is_dir() or (WEIGHTS / f"{text}.safetensors").exists()
+def untrained(source: str | Path) -> nn.Module:
+    """Return the network that a function in a file or a bundle's configuration builds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or bundle.
+    ValueError
+        If the function cannot be called or returns no network.
+    """
+    file, _, function = str(source).rpartition(":")
+    if file.endswith(".py"):
+        return _built(Path(file), function)
+    if Path(source).is_dir():
+        return _bundled(Path(source))
+    raise ValueError(f"expected file.py:function or the folder of a MONAI bundle, got {source}")
 
 
 def fill(model: nn.Module, path: str | Path) -> None:
@@ -223,32 +177,3 @@ def _network(found: Any, where: str) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise ValueError(f"{where} gives a {type(found).__name__}; expected a torch Module")
     return found
-
-
-def _shipped(source: str) -> nn.Module:
-    if not source.endswith(".safetensors"):
-        return pretrained(source)
-    weights = Path(source)
-    for file in (weights, weights.with_suffix(".json")):
-        if not file.exists():
-            raise FileNotFoundError(f"no {file}; weights lie beside a card of the same name")
-    if "network" not in cards.read_card(weights.with_suffix(".json")):
-        raise ValueError(f"{weights.with_suffix('.json')} does not say ['network']")
-    return pretrained(weights.stem, folder=weights.parent)
-
-
-def _first(*paths: Path) -> Path:
-    """Return the first that is there; if none is, the first, which is then said to be missing."""
-    return next((path for path in paths if path.exists()), paths[0])
-
-
-def _check_answers(model: nn.Module) -> None:
-    """Raise unless the network takes what its card says and has a logit for each class."""
-    drafted = cards.draft_card(
-        model, tuple(model.card["shape"]), spacing_mm=model.card["spacing_mm"]
-    )
-    there, named = len(drafted["classes"]), model.card["classes"]
-    if there != len(named):
-        raise ValueError(
-            f"the network tells {there} classes apart, its card names {len(named)}: {named}"
-        )

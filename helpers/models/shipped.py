@@ -92,10 +92,15 @@ def save_pretrained(
 ) -> None:
     """Write a network's weights and card, each all or nothing."""
     folder, name = Path(folder), file_name(task, seed)
-    weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    with runtime.replacing(folder / f"{name}.safetensors") as unfinished:
-        safetensors.torch.save_file(weights, unfinished)
+    save_weights(model, folder / f"{name}.safetensors")
     runtime.write_json(folder / f"{name}.json", card)
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write a network's weights, all or nothing."""
+    weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    with runtime.replacing(path) as unfinished:
+        safetensors.torch.save_file(weights, unfinished)
 
 
 def file_name(task: str, seed: int) -> str:

@@ -6,5 +6,6 @@ A `Study` is a folder of scans and one folder for everything that is found about
 from helpers.study.explaining import explain, model_grid
 from helpers.study.folders import Study
 from helpers.study.preprocessing import preprocess
+from helpers.study.training import train
 
-__all__ = ["Study", "explain", "model_grid", "preprocess"]
+__all__ = ["Study", "explain", "model_grid", "preprocess", "train"]

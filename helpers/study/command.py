@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_preprocess, _add_explain, _add_card):
+    for add in (_add_preprocess, _add_train, _add_explain, _add_card):
         add(verbs)
     options = parser.parse_args(arguments)
     program = f"brain-cnns {options.verb}"
@@ -88,6 +88,7 @@ def _verb(verbs, name: str, text: str, run: Callable) -> argparse.ArgumentParser
 def _add_study(parser: argparse.ArgumentParser, levels: Sequence[str]) -> None:
     parser.add_argument("bids_dir", type=Path, help="a BIDS folder, or one with NIfTI files in it")
     parser.add_argument("out_dir", type=Path, help="where results go")
+    parser.set_defaults(participant_label=[])
     if levels:
         parser.add_argument(
             "level",
@@ -95,21 +96,29 @@ def _add_study(parser: argparse.ArgumentParser, levels: Sequence[str]) -> None:
             choices=levels,
             help="each scan only, or only what is about all of them; default: both",
         )
-    parser.add_argument(
-        "--participant-label",
-        nargs="+",
-        default=[],
-        metavar="LABEL",
-        help="only these people, with or without sub-; tables about all are left to a later run",
-    )
+        parser.add_argument(
+            "--participant-label",
+            nargs="+",
+            metavar="LABEL",
+            help="only these people, with or without sub-; what is about all waits for a later run",
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what there is to do, and do nothing"
+        )
     parser.add_argument(
         "--masks",
         metavar="PATTERN",
         help="brain masks or parcellations in BIDS_DIR, with {participant_id} in the path; "
         "without them the template's mask cuts the brains out, which is rougher",
     )
+
+
+def _add_n_procs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what there is to do, and do nothing"
+        "--n-procs",
+        type=int,
+        default=joblib.cpu_count(),
+        help="scans at the same time, each with about 1 GB of memory; default: one a core",
     )
 
 
@@ -197,12 +206,7 @@ out, its median set to 1. OUT_DIR/quality.html shows each scan with the template
     parser = _verb(verbs, "preprocess", text + LEVELS.format(verb="preprocess"), _preprocess)
     _add_study(parser, ("participant", "group"))
     parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
-    parser.add_argument(
-        "--n-procs",
-        type=int,
-        default=joblib.cpu_count(),
-        help="scans at the same time, each with about 1 GB of memory; default: one a core",
-    )
+    _add_n_procs(parser)
 
 
 def _preprocess(options: argparse.Namespace) -> int:
@@ -220,6 +224,67 @@ def _preprocess(options: argparse.Namespace) -> int:
         **_levels(options),
     )
     return _report(table, "preprocessed", study.output)
+
+
+def _add_train(verbs) -> None:
+    text = """Train a network on a column of participants.tsv, by cross-validation.
+
+Everybody is judged by a network that has not seen her, beside simple models of head size and voxels
+on the same folds. What else goes with the label is asked: head size, and every --confounds column.
+
+    brain-cnns train my_study results --label sex --folds 5 --confounds age site
+    brain-cnns train my_study results --label age --regression
+    brain-cnns explain my_study results --model results/models/sex --method grad_cam
+"""
+    parser = _verb(verbs, "train", text, _train)
+    _add_study(parser, ())
+    _add_preprocessed(parser)
+    parser.add_argument("--label", required=True, help="the column to learn")
+    parser.add_argument("--classes", nargs="+", help="values that count, in their order")
+    parser.add_argument(
+        "--bins", nargs="+", type=float, help="edges that cut a number into classes"
+    )
+    parser.add_argument("--regression", action="store_true", help="learn the column as a number")
+    parser.add_argument("--confounds", nargs="+", default=[], help="columns that may explain it")
+    parser.add_argument(
+        "--network", default="course", help="course, resnet10, ..., or file.py:function"
+    )
+    parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--augment", action="store_true", help="move heads a little at every look")
+    parser.add_argument(
+        "--learning-curve", action="store_true", help="train also on parts: would more people help?"
+    )
+    _add_n_procs(parser)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from helpers.study.training import train
+
+    study = _study(options)
+    scores = train(
+        study,
+        options.label,
+        classes=options.classes,
+        bins=options.bins,
+        regression=options.regression,
+        confounds=options.confounds,
+        network=options.network,
+        spacing_mm=options.spacing_mm,
+        folds=options.folds,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        augment=options.augment,
+        learning_curve=options.learning_curve,
+        n_procs=options.n_procs,
+        seed=options.seed,
+    )
+    print(scores.round(3).to_string(index=False))
+    print(f"the networks are in {study.output / 'models' / options.label}")
+    return 0
 
 
 def _add_explain(verbs) -> None:

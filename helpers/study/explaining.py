@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import torch
 from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ def explain(
         done again, and so is one whose files were lost or damaged since.
     model : Module
         From `helpers.models.load`: its ``card`` names classes, grid and intensities. It is moved to
-        the device of ``fabric``.
+        the device of ``fabric``. Of a cross-validation's networks, each scan is explained by the
+        one that has not seen it, and a scan of somebody new by all: the mean of their maps.
     method : str
         One of `helpers.attribution.METHODS`, with its default options.
     target : str, optional
@@ -120,7 +122,10 @@ def explain(
 
     def explain_scan(scan: Scan) -> dict:
         volume, report = scan.on(grid, study.preprocessed)
-        found, explained_map = _explained(model, volume, explain_one, target)
+        networks = _networks(model, scan)
+        found, explained_map = _explained(networks, model.card, volume, explain_one, target)
+        if isinstance(model, models.FoldSet):
+            found["fold"] = model.fold_of.get(scan.participant_id)
         record = {**found, **_place(explained_map, grid), **report.quality()}
         lines = [method, *_in_words(record)]
         # The volume that the network saw, not the file: no faces, the same slices for everybody.
@@ -136,7 +141,8 @@ def explain(
     @functools.cache
     def check_method() -> None:
         try:
-            _explained(model, anatomy.template(grid).t1, explain_one, target)
+            networks = _networks(model, None)
+            _explained(networks, model.card, anatomy.template(grid).t1, explain_one, target)
         except Exception as error:
             raise ValueError(
                 f"{method} fails with this network on the template's brain as well, so no scan "
@@ -214,16 +220,30 @@ def _explainer(model: nn.Module, method: str, layer: str | None, progress: bool)
     if layer is not None:
         if "layer" not in known:
             raise ValueError(f"{method} looks at no layer; leave {layer!r} out")
-        models.layer(model, layer)  # says which there are
+        models.layer(_networks(model, None)[0], layer)  # says which there are
         options["layer"] = layer
     return functools.partial(explain, **options)
 
 
-def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
-    """Return what the model says of a standardised brain, and why."""
-    classes = model.card["classes"]
-    seen = models.as_the_network_reads(volume[None], model.card)
-    probabilities = models.predict(model, seen)[0].softmax(0)
+def _networks(model: nn.Module, scan: Scan | None) -> list[nn.Module]:
+    """Return the networks that may explain a scan; without one, any."""
+    if not isinstance(model, models.FoldSet):
+        return [model]
+    return list(model.networks) if scan is None else model.not_seen(scan.participant_id)
+
+
+def _explained(
+    networks: list[nn.Module],
+    card: dict,
+    volume: Tensor,
+    explain_one: Callable,
+    target: str | None,
+) -> tuple[dict, Tensor]:
+    """Return what networks say of a standardised brain, and why: the means of their answers."""
+    classes = card["classes"]
+    seen = models.as_the_network_reads(volume[None], card)
+    logits = torch.stack([models.predict(network, seen)[0] for network in networks])
+    probabilities = logits.mean(0).softmax(0)
     if len(probabilities) != len(classes):
         raise ValueError(
             f"the network tells {len(probabilities)} classes apart, its card names {list(classes)}"
@@ -232,7 +252,8 @@ def _explained(model, volume, explain, target) -> tuple[dict, Tensor]:
     chosen = predicted if target is None else classes.index(target)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        explained_map = explain(model, seen, chosen)[0]
+        maps = [explain_one(network, seen, chosen)[0] for network in networks]
+        explained_map = torch.stack(maps).mean(0)
     if any(issubclass(warning.category, InterruptedWarning) for warning in caught):
         raise KeyboardInterrupt  # a map that was stopped halfway is no result
     if not (probabilities.isfinite().all() and explained_map.isfinite().all()):

@@ -1,0 +1,173 @@
+"""Cross-validation on a study: nobody is judged, or explained, by a network that has seen her."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_study import GRID, main
+
+from helpers import attribution, cohorts, grids, models
+from helpers.study import Study, train
+
+PEOPLE = 24
+SETTINGS = ["--spacing-mm=8", "--folds=3", "--epochs=3", "--batch-size=4", "--n-procs=1"]
+LONGER = [*SETTINGS, "--epochs=8", "--confounds=site"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """People who lie in MNI space already; the ill ones have a bright block on the left."""
+    place = tmp_path_factory.mktemp("study")
+    brains = cohorts.simulate("sex", PEOPLE, grid=GRID, seed=5)
+    rows = []
+    for i, volume in enumerate(brains.volumes):
+        name, ill = f"sub-{i:02d}", i % 2 == 1
+        volume = volume[0].clone()
+        if ill:
+            volume[6:9, 12:16, 10:13] += 2.0 * (volume[6:9, 12:16, 10:13] > 0)
+        grids.save(volume, GRID, place / f"scans/{name}/anat/{name}_T1w.nii.gz")
+        rows.append(
+            {
+                "participant_id": name,
+                "group": "ill" if ill else "well",
+                "age": 30 + 2.5 * i,
+                "site": "ab"[(i // 2) % 2],
+            }
+        )
+    table = pd.DataFrame(rows)
+    table.loc[3, "age"] = np.nan
+    table.to_csv(place / "scans/participants.tsv", sep="\t", index=False, na_rep="n/a")
+    return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unregistered():
+    """The scans lie in MNI space: what registers them has its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helpers.cohorts.registration.register", lambda *_, **__: (np.eye(4), 0.5))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(study):
+    code = main("train", study / "scans", study / "out", "--label=group", *LONGER)
+    assert code == 0
+    return study / "out"
+
+
+def table(out, name):
+    return pd.read_csv(out / f"group/desc-{name}.tsv", sep="\t")
+
+
+def test_everybody_is_judged_once_and_by_a_network_that_has_not_seen_her(trained):
+    found = table(trained, "group_predictions")
+    assert len(found) == PEOPLE
+    assert sorted(found["fold"].value_counts()) == [8, 8, 8]
+    kept = models.load(trained / "models/group")
+    assert kept.card["classes"] == ["ill", "well"]
+    assert kept.fold_of == dict(zip(found["participant_id"], found["fold"], strict=True))
+    for row in found.itertuples():
+        name = f"{row.participant_id}/anat/{row.participant_id}"
+        volume, _ = grids.read(
+            trained / f"{name}_space-MNI152NLin2009aSym_res-8_desc-preproc_T1w.nii.gz"
+        )
+        (network,) = kept.not_seen(row.participant_id)
+        said = models.predict(network, torch.from_numpy(volume)[None, None])[0].softmax(0)
+        assert kept.card["classes"][int(said.argmax())] == row.predicted
+        assert float(said.max()) == pytest.approx(row.probability, abs=1e-4)
+
+
+def test_the_planted_block_is_learned_and_simple_models_stand_beside_it(trained):
+    scores = table(trained, "group_scores").set_index("model")
+    assert scores.loc["network", "auc"] > 0.9
+    assert {"brain volume", "PCA + logistic regression"} <= set(scores.index)
+    assert (scores["auc_low"] <= scores["auc"]).all()
+    assert table(trained, "group_confounds")["confound"].tolist() == ["site"]
+    calibration = table(trained, "group_calibration")
+    assert calibration["people"].sum() == PEOPLE
+    assert calibration["said"].is_monotonic_increasing
+
+
+def test_a_map_comes_from_the_network_that_has_not_seen_the_scan(trained, study):
+    model = f"--model={trained / 'models/group'}"
+    assert main("explain", study / "scans", trained, model, "--method=gradient") == 0
+    kept, found = models.load(trained / "models/group"), table(trained, "gradient_scans")
+    assert (found["fold"] == found["participant_id"].map(kept.fold_of)).all()
+    name = "sub-05/anat/sub-05_space-MNI152NLin2009aSym_res-8_desc"
+    volume, _ = grids.read(trained / f"{name}-preproc_T1w.nii.gz")
+    written = nib.load(trained / f"{name}-gradient_map.nii.gz").get_fdata()
+    target = kept.card["classes"].index(
+        found.set_index("participant_id").loc["sub-05", "explained"]
+    )
+    maps = [
+        attribution.gradient(network, torch.from_numpy(volume)[None, None], target)[0, 0].numpy()
+        for network in kept.networks
+    ]
+    same = [np.allclose(written, one, rtol=1e-3, atol=1e-6) for one in maps]
+    assert same == [fold == kept.fold_of["sub-05"] for fold in range(3)]
+
+
+def test_a_training_that_is_done_is_not_repeated_and_another_needs_another_folder(
+    trained, study, monkeypatch, capsys
+):
+    monkeypatch.setattr("helpers.study.training.cross_validate", None)
+    arguments = ["train", study / "scans", trained, "--label=group", *LONGER]
+    assert main(*arguments) == 0
+    with pytest.raises(SystemExit) as stopped:
+        main(*arguments, "--epochs=9")
+    assert stopped.value.code == 2
+    assert "holds a training with other epochs; name another output" in capsys.readouterr().err
+
+
+def test_a_number_is_learned_and_who_has_none_is_left_out(study, tmp_path):
+    mine = Study(study / "scans", tmp_path / "out", preprocessed=study / "out")
+    options = {"spacing_mm": 8.0, "folds": 3, "epochs": 2, "batch_size": 4, "progress": False}
+    with pytest.warns(UserWarning, match=r"age is no number for \['sub-03'\]"):
+        scores = train(mine, "age", regression=True, confounds=["site"], **options)
+    assert {"mae", "r"} <= set(scores.columns)
+    assert len(table(tmp_path / "out", "age_predictions")) == PEOPLE - 1
+    assert table(tmp_path / "out", "age_confounds")["confound"].tolist() == ["site"]
+    kept = models.load(tmp_path / "out/models/age")
+    assert kept.card["classes"][0].startswith("age below ")
+
+
+def test_a_network_of_ones_own_is_trained_and_copied(study, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef network():\n"
+        "    return nn.Sequential(nn.Conv3d(1, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool3d(1), "
+        "nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    mine = Study(study / "scans", tmp_path / "out", preprocessed=study / "out")
+    options = {"spacing_mm": 8.0, "folds": 2, "epochs": 1, "batch_size": 4, "progress": False}
+    train(mine, "group", network=f"{tmp_path / 'net.py'}:network", **options)
+    kept = models.load(tmp_path / "out/models/group")
+    first, second = (network[0].weight for network in kept.networks)
+    assert not torch.allclose(first, second)
+    assert (
+        json.loads((tmp_path / "out/models/group/card.json").read_text())["network"]
+        == "net.py:network"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--label=diagnosis"], "no column 'diagnosis'"),
+        (["--label=age"], "numeric"),
+        (["--label=group", "--confounds", "iq"], "no column 'iq'"),
+        (["--label=group", "--network=vgg"], "unknown network 'vgg'"),
+        (["--label=group", "--folds=13"], "12 people"),
+        (["--label=age", "--regression", "--confounds", "age"], "confound of itself"),
+    ],
+)
+def test_what_is_refused(study, tmp_path, capsys, more, message):
+    flags = ["--spacing-mm=8", "--n-procs=1", f"--preprocessed={study / 'out'}", *more]
+    with pytest.raises(SystemExit) as stopped:
+        main("train", study / "scans", tmp_path / "out", *flags)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said
+    assert not (tmp_path / "out/models").exists()
