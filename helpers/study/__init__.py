@@ -5,7 +5,9 @@ A `Study` is a folder of scans and one folder for everything that is found about
 
 from helpers.study.explaining import explain, model_grid
 from helpers.study.folders import Study
+from helpers.study.grouping import group
 from helpers.study.preprocessing import preprocess
+from helpers.study.reporting import report
 from helpers.study.training import train
 
-__all__ = ["Study", "explain", "model_grid", "preprocess", "train"]
+__all__ = ["Study", "explain", "group", "model_grid", "preprocess", "report", "train"]

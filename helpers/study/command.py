@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_preprocess, _add_train, _add_explain, _add_card):
+    for add in (_add_preprocess, _add_train, _add_explain, _add_group, _add_report, _add_card):
         add(verbs)
     options = parser.parse_args(arguments)
     program = f"brain-cnns {options.verb}"
@@ -140,6 +140,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, help="of file.py:function: a state dict (.pt)")
     parser.add_argument("--card", type=Path, help="what the network reads; default: beside weights")
+
+
+def _add_atlas(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--atlas",
+        help="labels in MNI space (NIfTI), or, with the extra 'atlases', aal, desikan_killiany, "
+        "destrieux or neuromorphometrics; default: tissues",
+    )
+    parser.add_argument("--atlas-names", type=Path, help="CSV or TSV: columns index and name")
 
 
 def _study(options: argparse.Namespace):
@@ -310,12 +319,7 @@ Over two processes, the scans divided between them:
     parser.add_argument("--method", required=True, choices=METHODS, metavar="METHOD")
     parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
     parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
-    parser.add_argument(
-        "--atlas",
-        help="labels in MNI space (NIfTI), or, with the extra 'atlases', aal, desikan_killiany, "
-        "destrieux or neuromorphometrics; default: tissues",
-    )
-    parser.add_argument("--atlas-names", type=Path, help="CSV or TSV: columns index and name")
+    _add_atlas(parser)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -347,6 +351,71 @@ def _explain(options: argparse.Namespace) -> int:
     )
     # One of the processes reports.
     return _report(table, "explained", study.output) if fabric.is_global_zero else 0
+
+
+def _add_group(verbs) -> None:
+    text = """Average a method's maps, name their regions, and test them.
+
+Without --label: do the maps differ from zero? With it: do two groups differ? The tests relabel
+people (permutations), so that any false voxel at all is as rare as --level says.
+
+    brain-cnns group my_study results --method grad_cam --atlas aal
+    brain-cnns group my_study results --method lrp --label sex --covariates age volume_ratio
+"""
+    parser = _verb(verbs, "group", text, _group)
+    _add_study(parser, ())
+    parser.add_argument("--method", required=True, choices=METHODS, metavar="METHOD")
+    parser.add_argument("--label", help="column of participants.tsv with two groups to compare")
+    parser.add_argument("--classes", nargs=2, help="the two values that count")
+    parser.add_argument(
+        "--covariates", nargs="+", default=[], help="columns, or volume_ratio, the head size"
+    )
+    _add_atlas(parser)
+    parser.add_argument("--smooth-mm", type=float, default=8.0, help="FWHM of the Gaussian")
+    parser.add_argument("--permutations", type=int, default=1000)
+    parser.add_argument("--level", type=float, default=0.05, help="chance of any false voxel")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _group(options: argparse.Namespace) -> int:
+    from helpers import anatomy
+    from helpers.study import grouping
+
+    study = _study(options)
+    atlas = None
+    if options.atlas:
+        _, _, grid = grouping.maps_of_people(study, options.method)
+        atlas = anatomy.atlas(grid, options.atlas, names=options.atlas_names)
+    peaks = grouping.group(
+        study,
+        method=options.method,
+        label=options.label,
+        classes=options.classes,
+        covariates=options.covariates,
+        atlas=atlas,
+        smooth_mm=options.smooth_mm,
+        permutations=options.permutations,
+        level=options.level,
+        seed=options.seed,
+    )
+    print(peaks.round(3).to_string(index=False) if len(peaks) else "nothing is beyond chance")
+    return 0
+
+
+def _add_report(verbs) -> None:
+    text = """Put what there is in OUT_DIR onto one page that stands alone, OUT_DIR/report.html.
+
+    brain-cnns report my_study results
+"""
+    parser = _verb(verbs, "report", text, _make_report)
+    _add_study(parser, ())
+
+
+def _make_report(options: argparse.Namespace) -> int:
+    from helpers.study.reporting import report
+
+    print(f"the report is {report(_study(options))}")
+    return 0
 
 
 def _add_card(verbs) -> None:

@@ -107,7 +107,7 @@ class Page:
             picture.thumbnail((_PICTURE_PIXELS, 4 * _PICTURE_PIXELS))
             source = rendering.data_uri(np.asarray(picture.convert("RGB")), quality=70)
         self._pictures.append(
-            f'<figure><img loading="lazy" src="{source}" alt="{html.escape(f"{title}: {text}")}">'
+            f'<figure><img decoding="async" src="{source}" alt="{html.escape(f"{title}: {text}")}">'
             f"<figcaption><b>{html.escape(title)}</b> {html.escape(text)}</figcaption></figure>"
         )
 
