@@ -7,6 +7,7 @@ Grad-CAM too.
 Chattopadhay et al. (2018), Grad-CAM++: improved visual explanations, arXiv 1710.11063.
 """
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -197,6 +198,12 @@ def _explain(
             raise ValueError(
                 f"layer {name!r} was passed {len(outputs)} times and put out {what}; "
                 f"{label} needs a layer with one set of 3D feature maps"
+            )
+        if outputs[0].shape[2:].numel() == 1:
+            warnings.warn(
+                f"layer {name!r} has one place only, so its map is the same everywhere: name an "
+                f"earlier layer",
+                stacklevel=4,
             )
         return cam(models.target_logits(output, targets), outputs[0], batch)
 

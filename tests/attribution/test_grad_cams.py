@@ -1,5 +1,7 @@
 """Oracles: Captum and MONAI on the same network, the paper's formula in NumPy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,21 @@ class TestLayers:
             model.classifier.weight.copy_(-model.classifier.weight.abs())
         with pytest.warns(UserWarning, match=r"subjects \[0, 1, 2\] .* no place of 'block4'"):
             assert explain(model, volumes, 1, layer="block4").abs().max() == 0
+
+
+def test_a_layer_with_one_place_is_named():
+    """As the last layer of a DenseNet121 on a small volume: its map says nothing of where."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 3, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.Conv3d(4, 4, (7, 9, 11)),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 2),
+    ).eval()
+    volumes = torch.rand(1, 1, 16, 20, 24)
+    with pytest.warns(UserWarning, match="layer '2' has one place only"):
+        attribution.grad_cam(model, volumes, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attribution.grad_cam(model, volumes, 1, layer="0")
