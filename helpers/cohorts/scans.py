@@ -50,6 +50,8 @@ class Scan:
         Whose it is and from which visit; "" where the folder does not say.
     file : str
         The scan's file relative to the folder, as tables name it.
+    segmentation : Path, optional
+        This person's own regions; the file may be missing, too.
     """
 
     image: Path
@@ -57,6 +59,7 @@ class Scan:
     participant_id: str = ""
     session: str = ""
     file: str = ""
+    segmentation: Path | None = None
 
     @property
     def name(self) -> str:
@@ -240,15 +243,19 @@ def on_grid(grid: Grid) -> str:
 
 
 def find_scans(
-    folder: str | Path, *, masks: str | None = None, endings: Sequence[str] = ("",)
+    folder: str | Path,
+    *,
+    masks: str | None = None,
+    segmentations: str | None = None,
+    endings: Sequence[str] = ("",),
 ) -> list[Scan]:
     """List the scans of a folder of NIfTI files or of a BIDS folder.
 
     Parameters
     ----------
-    masks : str, optional
-        Where each scan's brain mask is, see `from_bids`. In a folder of NIfTI files,
-        ``{participant_id}`` is the file's name without its ending.
+    masks, segmentations : str, optional
+        Where each scan's brain mask, and each person's own regions, are, see `from_bids`. In a
+        folder of NIfTI files, ``{participant_id}`` is the file's name without its ending.
     endings : sequence of str
         What each scan's name is followed by in the names of the files that will be written.
 
@@ -258,7 +265,7 @@ def find_scans(
         If there is no folder or no scan.
     ValueError
         If two scans would write to the same file on a disk that does not tell capital letters
-        from small ones, a name is too long for a disk or not UTF-8, or ``masks`` has an unknown
+        from small ones, a name is too long for a disk or not UTF-8, or a pattern has an unknown
         placeholder.
     """
     folder = Path(folder)
@@ -270,19 +277,21 @@ def find_scans(
     if files:
         people = [_without_ending(Path(file)) for file in files]
         scans = [
-            Scan(folder / file, _mask(folder, masks, person, "", person), person, "", file)
+            _scan(folder, file, person, "", person, masks, segmentations)
             for file, person in zip(files, people, strict=True)
         ]
     else:
         try:
-            scans = find_in_bids(folder, masks=masks)
+            scans = find_in_bids(folder, masks=masks, segmentations=segmentations)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; or NIfTI files (.nii, .nii.gz) in it") from error
     check_names(folder, scans, endings)
     return scans
 
 
-def find_in_bids(folder: str | Path, *, masks: str | None = None) -> list[Scan]:
+def find_in_bids(
+    folder: str | Path, *, masks: str | None = None, segmentations: str | None = None
+) -> list[Scan]:
     """List the T1-weighted scans of a BIDS folder, ordered by their paths.
 
     Raises
@@ -290,7 +299,7 @@ def find_in_bids(folder: str | Path, *, masks: str | None = None) -> list[Scan]:
     FileNotFoundError
         If there is no folder or no scan.
     ValueError
-        If ``masks`` has an unknown placeholder.
+        If a pattern has an unknown placeholder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -308,14 +317,8 @@ def find_in_bids(folder: str | Path, *, masks: str | None = None) -> list[Scan]:
             f"ses-* folder"
         )
     return [
-        Scan(
-            folder / file,
-            _mask(folder, masks, person, session, Path(file).name.split("_T1w.nii")[0]),
-            person,
-            session,
-            file,
-        )
-        for person, session, file in sorted(found)
+        _scan(folder, file, *whose, Path(file).name.split("_T1w.nii")[0], masks, segmentations)
+        for *whose, file in sorted(found)
     ]
 
 
@@ -398,17 +401,27 @@ def _takes_no_time(scan: Scan, grid: Grid, cache: str | Path) -> bool:
         return True
 
 
-def _mask(folder: Path, masks: str | None, person: str, session: str, name: str) -> Path | None:
-    """Fill the placeholders of a pattern for masks."""
-    if masks is None:
-        return None
-    try:
-        return folder / masks.format(participant_id=person, session=session, name=name)
-    except (KeyError, IndexError) as error:
-        raise ValueError(
-            f"masks={masks!r} has an unknown placeholder {error}; expected {{participant_id}}, "
-            f"{{session}} or {{name}}"
-        ) from error
+def _scan(
+    folder: Path,
+    file: str,
+    person: str,
+    session: str,
+    name: str,
+    masks: str | None,
+    segmentations: str | None,
+) -> Scan:
+    """Return a scan with the placeholders of its patterns filled."""
+    words = {"participant_id": person, "session": session, "name": name}
+    paths = []
+    for what, pattern in (("masks", masks), ("segmentations", segmentations)):
+        try:
+            paths.append(None if pattern is None else folder / pattern.format(**words))
+        except (KeyError, IndexError) as error:
+            raise ValueError(
+                f"{what}={pattern!r} has an unknown placeholder {error}; expected "
+                f"{{participant_id}}, {{session}} or {{name}}"
+            ) from error
+    return Scan(folder / file, paths[0], person, session, file, paths[1])
 
 
 def _without_ending(file: Path) -> str:

@@ -158,6 +158,7 @@ def _study(options: argparse.Namespace):
         options.bids_dir,
         options.out_dir,
         masks=options.masks,
+        segmentations=getattr(options, "segmentations", None),
         participants=options.participant_label,
         preprocessed=getattr(options, "preprocessed", None),
     )
@@ -320,6 +321,16 @@ Over two processes, the scans divided between them:
     parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
     parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
     _add_atlas(parser)
+    parser.add_argument(
+        "--segmentations",
+        metavar="PATTERN",
+        help="each person's own regions (FreeSurfer, DLMUSE, ...), as NIfTI in BIDS_DIR, with "
+        "{participant_id} in the path",
+    )
+    parser.add_argument(
+        "--segmentation-names",
+        help="their names: CSV or TSV with index and name, or desikan_killiany for aparc+aseg",
+    )
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -327,6 +338,8 @@ def _explain(options: argparse.Namespace) -> int:
     from helpers.processes import launched_fabric
     from helpers.study import explaining
 
+    if (options.segmentations is None) != (options.segmentation_names is None):
+        raise ValueError("--segmentations and --segmentation-names belong together; give both")
     fabric = launched_fabric()
     study, model = _study(options), _model(options)
     how = {
@@ -346,6 +359,7 @@ def _explain(options: argparse.Namespace) -> int:
         model,
         **how,
         atlas=atlas,
+        segmentation_names=options.segmentation_names,
         **_levels(options),
         fabric=fabric,
     )

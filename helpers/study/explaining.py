@@ -9,6 +9,7 @@ import inspect
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ def explain(
     target: str | None = None,
     layer: str | None = None,
     atlas: Atlas | None = None,
+    segmentation_names: str | Path | None = None,
     scans: bool = True,
     tables: bool = True,
     fabric: Fabric | None = None,
@@ -67,6 +69,9 @@ def explain(
         For methods that look at a layer.
     atlas : Atlas, optional
         On the model's grid; default the tissues of the template.
+    segmentation_names : str or Path, optional
+        Names of the labels of the study's ``segmentations``, see `helpers.anatomy.atlas`: writes
+        ``desc-gradcam_ownregions.tsv``, each map by its person's own regions.
     scans, tables : bool
         Explain each scan; write what is about all of them. Where several programs share the scans,
         the tables are written once, when all are done.
@@ -159,7 +164,7 @@ def explain(
                 maps.write(scan, key, _attempt(explain_scan, scan, check_method=check_method))
     with together(fabric):
         if fabric.is_global_zero and tables:
-            return maps.write_tables(atlas)
+            return maps.write_tables(atlas, segmentation_names)
         return maps.table()
 
 

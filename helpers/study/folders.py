@@ -40,6 +40,8 @@ class Study:
     masks : str, optional
         Where each scan's brain mask is, see `helpers.cohorts.from_bids`. In a folder of NIfTI
         files, ``{participant_id}`` is the file's name without its ending.
+    segmentations : str, optional
+        Where each person's own regions are, such as FreeSurfer's ``aparc+aseg`` in NIfTI.
     participants : sequence of str, optional
         Only these people, such as ``"01"`` or ``"sub-01"``; default everybody.
     preprocessed : str or Path, optional
@@ -72,12 +74,14 @@ class Study:
         output: str | Path,
         *,
         masks: str | None = None,
+        segmentations: str | None = None,
         participants: Sequence[str] = (),
         preprocessed: str | Path | None = None,
     ):
         self.folder, self.output, self.masks = Path(folder), Path(output), masks
         self.preprocessed = self.output if preprocessed is None else Path(preprocessed)
-        self.scans = _of_people(find_scans(folder, masks=masks), participants, self.folder)
+        scans = find_scans(folder, masks=masks, segmentations=segmentations)
+        self.scans = _of_people(scans, participants, self.folder)
         for place in (self.output, self.preprocessed):
             if place.resolve() == self.folder.resolve():
                 raise ValueError(f"files in the folder of the scans would pass for scans: {place}")

@@ -17,9 +17,10 @@ from helpers import evaluation, grids, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.report import QUALITY
 from helpers.cohorts.scans import Scan, on_grid
-from helpers.errors import BrokenScanError
+from helpers.errors import BrokenScanError, LeftOutWarning
 from helpers.grids import Grid
 from helpers.study.folders import Study
+from helpers.study.segmentations import by_own_region
 
 _COLUMNS = ("name", "participant_id", "session", "scan", "problem", "fold", "predicted")
 _COLUMNS += ("predicted_probability", "explained", "explained_probability", "strongest")
@@ -129,8 +130,13 @@ class Maps:
             rows.append(missing if record is None else record)
         return pd.DataFrame(rows).reindex(columns=_COLUMNS)
 
-    def write_tables(self, atlas: Atlas) -> pd.DataFrame:
-        """Write tables of scans and regions and a summary into ``group``; return that of scans."""
+    def write_tables(
+        self, atlas: Atlas, segmentation_names: str | Path | None = None
+    ) -> pd.DataFrame:
+        """Write tables of scans and regions and a summary into ``group``; return that of scans.
+
+        With names of their labels, also a table by the regions of each person's own segmentation.
+        """
         table = self.table()
         good = table["problem"].isna()
         columns = ["name", "region", "side", "voxels", "mean", "mean_absolute"]
@@ -139,6 +145,10 @@ class Maps:
         regions = pd.concat(regions) if regions else pd.DataFrame(columns=columns)
         write_table(table, self.group("_scans.tsv"))
         write_table(regions, self.group("_regions.tsv"))
+        if segmentation_names is not None:
+            own = [self._own_regions(scan, segmentation_names) for scan in scans]
+            own = pd.concat(own) if own else pd.DataFrame(columns=columns)
+            write_table(own, self.group("_ownregions.tsv"))
         broken = table[~good]
         counts = {
             "scans": len(table),
@@ -160,6 +170,17 @@ class Maps:
         rows["mean_absolute"] = evaluation.by_region(values.abs(), self.grid, atlas)["mean"]
         rows.insert(0, "name", scan.name.removesuffix("_T1w"))
         return rows
+
+    def _own_regions(self, scan: Scan, names: str | Path) -> pd.DataFrame:
+        volume, report = scan.on(self.grid, self.study.preprocessed)
+        own_map = self.files(scan)[0]
+        try:
+            rows = by_own_region(scan, own_map, volume, report, self.grid, names=names)
+        except BrokenScanError as error:
+            warnings.warn(f"{scan.file} has no own regions: {error}", LeftOutWarning, stacklevel=3)
+            return pd.DataFrame()
+        rows.insert(0, "name", scan.name.removesuffix("_T1w"))
+        return rows.drop(columns="sd")
 
     def _settings_file(self) -> Path:
         return self.study.output / f"desc-{self.label}_map.json"
