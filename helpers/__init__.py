@@ -1,9 +1,11 @@
 """Look inside 3D CNNs trained on brain MRI. The map of the package, from the roof to the ground.
 
+command
+    What ``brain-cnns`` is: verbs, arguments, exit codes.
 exercises
     Checks for the exercises of the chapters.
 study
-    Verbs over a folder of scans: preprocess, explain, and the command ``brain-cnns``.
+    Verbs over a folder of scans: preprocess, train, explain, group, report.
 viewers
     Pictures: three planes with an overlay, interactive on a static page.
 evaluation

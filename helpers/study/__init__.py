@@ -1,4 +1,4 @@
-"""Your own scans and your own network: verbs over a folder of scans, and the command `brain-cnns`.
+"""Your own scans and your own network: verbs over a folder of scans.
 
 A `Study` is a folder of scans and one folder for everything that is found about them.
 """

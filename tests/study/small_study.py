@@ -3,8 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from helpers import grids, models
-from helpers.study import command
+from helpers import command, grids, models
 
 GRID = grids.mni(8.0)
 CLASSES = ["healthy", "lesion"]
@@ -21,7 +20,7 @@ def network():
 def explain(folder, output, *more, model="tiny.safetensors", method="gradient"):
     """Run the command with the network that lies beside the folder; return its exit code."""
     weights = Path(folder).parent / model
-    return main("explain", folder, output, f"--model={weights}", f"--method={method}", *more)
+    return main("explain", folder, output, *more, f"--model={weights}", f"--method={method}")
 
 
 def main(*arguments):

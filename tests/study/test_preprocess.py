@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import anatomy, grids
+from helpers import anatomy, command, grids
 from helpers.cohorts import bids, registration
 from helpers.cohorts.scans import Scan
 from helpers.runtime import generator
-from helpers.study import command
 
 GRID = grids.mni(8.0)
 BRAIN = anatomy.template(GRID)

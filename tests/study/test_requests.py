@@ -133,7 +133,7 @@ def test_a_folder_of_scans_whose_name_is_not_utf8(small, tmp_path, refused):
 
 def test_an_output_whose_name_is_not_utf8(small, tmp_path):
     """A terminal in UTF-8, as most are, shows no such name: the program must not die of that."""
-    command = [sys.executable, "-m", "helpers.study", "explain", small]
+    command = [sys.executable, "-m", "helpers.command", "explain", small]
     flags = [f"--model={tmp_path / 'tiny.safetensors'}", "--method=gradient"]
     done = subprocess.run(
         [*map(os.fsencode, command), os.fsencode(tmp_path) + b"/o\xff", *flags],

@@ -192,7 +192,7 @@ def test_the_end_of_a_larger_share_is_waited_for(forked):
 EXPLOSIVE = """
 import sys
 from helpers import attribution
-from helpers.study.command import main
+from helpers.command import main
 
 def explosive(model, volumes, target, gradient=attribution.METHODS["gradient"]):
     if volumes.max() > 5:

@@ -311,7 +311,7 @@ Methods: {", ".join(METHODS)}.
 
 Over two processes, the scans divided between them:
 
-    torchrun --nproc-per-node=2 -m helpers.study explain my_study results ...
+    torchrun --nproc-per-node=2 -m helpers.command explain my_study results ...
 """
     parser = _verb(verbs, "explain", text + LEVELS.format(verb="explain"), _explain)
     _add_study(parser, ("participant", "group"))
@@ -449,7 +449,7 @@ def _card(options: argparse.Namespace) -> int:
     from helpers import models
 
     network = models.load_network(options.model, weights=options.weights)
-    card = models.draft_card(network, options.shape, spacing_mm=options.spacing_mm)
+    card = models.draft_card(network, tuple(options.shape), spacing_mm=options.spacing_mm)
     models.write_card(card, options.out)
     print(f"{options.out} names {card['classes']}: write what they are called")
     return 0

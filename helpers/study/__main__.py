@@ -1,8 +1,0 @@
-"""``python -m helpers.study`` is ``brain-cnns``, for launchers that start modules."""
-
-import sys
-
-from helpers.study.command import main
-
-if __name__ == "__main__":
-    sys.exit(main())
