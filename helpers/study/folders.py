@@ -25,7 +25,7 @@ from helpers.errors import CannotWriteError
 GENERATOR = "brain-cnns"
 DESCRIPTION = "dataset_description.json"
 # BIDS has no words yet for maps, their statistics and pages about them.
-_BIDSIGNORE = "*_map.*\n*_xfm.json\n*_T1w.png\n*.html\ngroup/\nmodels/\n"
+_BIDSIGNORE = "*_map.*\n*_xfm.json\n*_T1w.png\n*_problem.json\n*.html\ngroup\nmodels\n"
 
 
 class Study:
