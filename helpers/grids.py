@@ -39,6 +39,7 @@ _SPACES = ("scanner", "aligned", "talairach", "mni", "template")
 _HEADER_BYTES = nib.Nifti2Header.template_dtype.itemsize  # the longer one
 # The length of its header, in either byte order: how a NIfTI-2 file begins.
 _NIFTI_2 = tuple(_HEADER_BYTES.to_bytes(4, order) for order in ("little", "big"))
+_CHECKED_AT_ONCE = 16
 _FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 
 
@@ -316,12 +317,13 @@ def check_volumes(volumes: Tensor, grid: Grid | None = None) -> None:
             f"the volumes have {tuple(volumes.shape[2:])} voxels, the grid {grid.shape}; "
             f"bring them onto it with grids.resample"
         )
-    flat = volumes.detach().flatten(1)
-    finite = flat.isfinite().all(1)
+    # Some at a time: a cohort's temporary copies would be larger than the cohort.
+    parts = [part.detach().flatten(1) for part in volumes.split(_CHECKED_AT_ONCE)]
+    finite = torch.cat([part.isfinite().all(1) for part in parts])
     if not finite.all():
         where = torch.nonzero(~finite).flatten().tolist()
         raise ValueError(f"volumes {where} hold NaN or infinite voxels; mend or drop these scans")
-    constant = flat.amax(1) == flat.amin(1)
+    constant = torch.cat([part.amax(1) == part.amin(1) for part in parts])
     if constant.any():
         where = torch.nonzero(constant).flatten().tolist()
         raise ValueError(f"volumes {where} are constant, so there is nothing to see in them")
