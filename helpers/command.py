@@ -40,6 +40,9 @@ finished is skipped.
 Exit code: 0 if all is done; 1 if some scans are broken (they are listed, and left out); 2 if the
 run cannot be done as asked (a wrong argument, a full disk); 130 after Ctrl+C.
 """
+# What a job is told in its own words.
+_OF_THE_CALL = ("verb", "run", "bids_dir", "out_dir", "level", "participant_label", "dry_run")
+_OF_THE_CALL += ("jobs", "executor", "slurm")
 LEVELS = """
 On a cluster, each job does its share of the participants, then one does the group level:
 
@@ -56,14 +59,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_preprocess, _add_train, _add_explain, _add_group, _add_report, _add_card):
+    for add in (
+        _add_preprocess,
+        _add_train,
+        _add_explain,
+        _add_simulate,
+        _add_maximize,
+        _add_group,
+        _add_report,
+        _add_card,
+    ):
         add(verbs)
     options = parser.parse_args(arguments)
     program = f"brain-cnns {options.verb}"
     from helpers.errors import OtherProcessError
 
     try:
-        return options.run(options)
+        on_cluster = getattr(options, "jobs", None) is not None and not options.dry_run
+        return _submit(options) if on_cluster else options.run(options)
     except (ValueError, OSError, ImportError, OtherProcessError) as error:
         parser.exit(2, f"{program}: {error}\n" if _speaks() else None)
     except KeyboardInterrupt:
@@ -105,6 +118,7 @@ def _add_study(parser: argparse.ArgumentParser, levels: Sequence[str]) -> None:
         parser.add_argument(
             "--dry-run", action="store_true", help="say what there is to do, and do nothing"
         )
+        _add_cluster(parser)
     parser.add_argument(
         "--masks",
         metavar="PATTERN",
@@ -113,11 +127,67 @@ def _add_study(parser: argparse.ArgumentParser, levels: Sequence[str]) -> None:
     )
 
 
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    cluster = parser.add_argument_group("on a cluster, with the extra 'cluster'")
+    cluster.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="divide the participants among N jobs; one more does what is about all of them",
+    )
+    cluster.add_argument(
+        "--executor",
+        choices=("slurm", "local"),
+        default="slurm",
+        help="slurm (default) queues the jobs; local runs them here at the same time, and waits",
+    )
+    cluster.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="what each job needs, as sbatch calls it: partition=long, mem=4GB, cpus-per-task=2, "
+        "time=60 (minutes); give it once for each option",
+    )
+
+
+def _submit(options: argparse.Namespace) -> int:
+    """Divide the participants among jobs, each of which runs this command."""
+    from helpers import command  # by this name also where it was started as __main__
+    from helpers.study import cluster
+
+    if options.level == "group":
+        raise ValueError("what is about all of them is one job: leave --jobs out")
+    if not all("=" in word for word in options.slurm):
+        raise ValueError(f"--slurm takes OPTION=VALUE, got {' '.join(options.slurm)}")
+    study = _study(options)
+    if hasattr(options, "model"):
+        _model(options)  # better refused now than by every job
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in vars(options).items()
+        if name not in _OF_THE_CALL and value is not None and value is not False
+    ]
+    ended = cluster.submit(
+        command.main,
+        [options.verb, str(options.bids_dir.resolve()), str(options.out_dir.resolve()), *flags],
+        [scan.participant_id for scan in study.scans],
+        jobs=options.jobs,
+        folder=study.output / ".logs",
+        executor=options.executor,
+        slurm=dict(word.split("=", 1) for word in options.slurm),
+        group=options.level is None and not options.participant_label,
+    )
+    if options.executor == "local":
+        return max(ended)
+    print(f"queued as {', '.join(ended)}; they write into {study.output / '.logs'}")
+    return 0
+
+
 def _add_n_procs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n-procs",
         type=int,
-        default=joblib.cpu_count(),
         help="scans at the same time, each with about 1 GB of memory; default: one a core",
     )
 
@@ -131,12 +201,12 @@ def _add_preprocessed(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--model",
-        required=True,
+        required=required,
         help="a pretrained task, a safetensors file beside its card, file.py:function, or the "
-        "folder of a MONAI bundle",
+        "folder of a MONAI bundle or of networks that were trained here",
     )
     parser.add_argument("--weights", type=Path, help="of file.py:function: a state dict (.pt)")
     parser.add_argument("--card", type=Path, help="what the network reads; default: beside weights")
@@ -167,6 +237,8 @@ def _study(options: argparse.Namespace):
 def _model(options: argparse.Namespace):
     from helpers import models
 
+    if options.model is None:
+        return None
     return models.load(options.model, weights=options.weights, card=options.card)
 
 
@@ -230,7 +302,7 @@ def _preprocess(options: argparse.Namespace) -> int:
     table = preprocessing.preprocess(
         study,
         spacing_mm=options.spacing_mm,
-        n_procs=options.n_procs,
+        n_procs=joblib.cpu_count() if options.n_procs is None else options.n_procs,
         **_levels(options),
     )
     return _report(table, "preprocessed", study.output)
@@ -289,7 +361,7 @@ def _train(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         augment=options.augment,
         learning_curve=options.learning_curve,
-        n_procs=options.n_procs,
+        n_procs=joblib.cpu_count() if options.n_procs is None else options.n_procs,
         seed=options.seed,
     )
     print(scores.round(3).to_string(index=False))
@@ -365,6 +437,75 @@ def _explain(options: argparse.Namespace) -> int:
     )
     # One of the processes reports.
     return _report(table, "explained", study.output) if fabric.is_global_zero else 0
+
+
+def _add_simulate(verbs) -> None:
+    text = """Deform each brain until the network sees a typical person of the other class.
+
+Writes for each scan the simulated brain, a map of how much tissue grew or shrank (over the scan and
+in MNI space), a picture and a record. A changed mind alone proves no anatomy: try it on planted
+people first.
+
+    brain-cnns simulate my_study results --model results/models/sex
+    brain-cnns simulate my_study results --model net.py:network --weights net.pt --target patient
+"""
+    parser = _verb(verbs, "simulate", text + LEVELS.format(verb="simulate"), _simulate)
+    _add_study(parser, ("participant", "group"))
+    _add_preprocessed(parser)
+    _add_model(parser)
+    parser.add_argument("--target", help="class to move everybody to; default: the other one")
+    parser.add_argument("--typical", type=Path, help="folder whose people say what is typical")
+    _add_atlas(parser)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from helpers import anatomy
+    from helpers.study import Study, explaining, simulating
+
+    study, model = _study(options), _model(options)
+    if options.dry_run:
+        maps = simulating.maps_of(study, model, target=options.target)
+        return _report_waiting(explaining.unexplained(maps), study)
+    atlas = options.atlas and anatomy.atlas(
+        explaining.model_grid(model), options.atlas, names=options.atlas_names
+    )
+    typical = options.typical and Study(options.typical, study.output, masks=options.masks)
+    table = simulating.simulate(
+        study, model, target=options.target, typical=typical, atlas=atlas, **_levels(options)
+    )
+    return _report(table, "simulated", study.output)
+
+
+def _add_maximize(verbs) -> None:
+    text = """Make pictures of what the network responds to, beside those of an untrained copy.
+
+    brain-cnns maximize my_study results --model results/models/sex
+    brain-cnns maximize my_study results --model lesion --layer block4 --channels 3 7
+"""
+    parser = _verb(verbs, "maximize", text, _maximize)
+    _add_study(parser, ())
+    _add_model(parser)
+    parser.add_argument("--target", help="one class; default: every class")
+    parser.add_argument("--layer", help="instead of classes, channels of this layer")
+    parser.add_argument("--channels", type=int, nargs="+", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _maximize(options: argparse.Namespace) -> int:
+    from helpers.study import maximizing
+
+    study = _study(options)
+    table = maximizing.maximize(
+        study,
+        _model(options),
+        target=options.target,
+        layer=options.layer,
+        channels=options.channels,
+        seed=options.seed,
+    )
+    print(table.round(3).to_string(index=False))
+    print(f"the pictures are in {study.output / 'group'}")
+    return 0
 
 
 def _add_group(verbs) -> None:

@@ -6,8 +6,20 @@ A `Study` is a folder of scans and one folder for everything that is found about
 from helpers.study.explaining import explain, model_grid
 from helpers.study.folders import Study
 from helpers.study.grouping import group
+from helpers.study.maximizing import maximize
 from helpers.study.preprocessing import preprocess
 from helpers.study.reporting import report
+from helpers.study.simulating import simulate
 from helpers.study.training import train
 
-__all__ = ["Study", "explain", "group", "model_grid", "preprocess", "report", "train"]
+__all__ = [
+    "Study",
+    "explain",
+    "group",
+    "maximize",
+    "model_grid",
+    "preprocess",
+    "report",
+    "simulate",
+    "train",
+]
