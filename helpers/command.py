@@ -163,11 +163,15 @@ def _submit(options: argparse.Namespace) -> int:
     study = _study(options)
     if hasattr(options, "model"):
         _model(options)  # better refused now than by every job
-    flags = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in vars(options).items()
-        if name not in _OF_THE_CALL and value is not None and value is not False
-    ]
+    flags = []
+    for name, value in vars(options).items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in _OF_THE_CALL or value is None or value is False:
+            continue
+        if isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        else:
+            flags.append(flag if value is True else f"{flag}={value}")
     ended = cluster.submit(
         command.main,
         [options.verb, str(options.bids_dir.resolve()), str(options.out_dir.resolve()), *flags],
@@ -454,7 +458,14 @@ people first.
     _add_preprocessed(parser)
     _add_model(parser)
     parser.add_argument("--target", help="class to move everybody to; default: the other one")
-    parser.add_argument("--typical", type=Path, help="folder whose people say what is typical")
+    parser.add_argument(
+        "--typical",
+        type=Path,
+        nargs=2,
+        metavar=("BIDS_DIR", "OUT_DIR"),
+        help="people who say what is typical, and where their results are or go; default: those of "
+        "BIDS_DIR",
+    )
     _add_atlas(parser)
 
 
@@ -469,7 +480,7 @@ def _simulate(options: argparse.Namespace) -> int:
     atlas = options.atlas and anatomy.atlas(
         explaining.model_grid(model), options.atlas, names=options.atlas_names
     )
-    typical = options.typical and Study(options.typical, study.output, masks=options.masks)
+    typical = options.typical and Study(*options.typical, masks=options.masks)
     table = simulating.simulate(
         study, model, target=options.target, typical=typical, atlas=atlas, **_levels(options)
     )

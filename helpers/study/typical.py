@@ -168,8 +168,10 @@ class Asked:
         Raises
         ------
         ValueError
-            If the network finds only one class, or no scan is good.
+            If the network finds only one class, no scan is good, or scans of two folders would be
+            preprocessed under the same names.
         """
+        _check_apart(whose, locked_by)
         scans = find_scans(whose.folder, masks=whose.masks)
         found: list[list[tuple[float, str, Scan]]] = [[], []]
         problem = ""
@@ -216,6 +218,22 @@ class Asked:
 
     def _seen(self, scan: Scan, whose: Study) -> Tensor:
         return self.read(scan.on(self.grid, whose.preprocessed)[0])
+
+
+def _check_apart(whose: Study, study: Study) -> None:
+    """Raise a ValueError if two folders would keep preprocessed scans under the same names."""
+    if (
+        whose.folder.resolve() == study.folder.resolve()
+        or whose.preprocessed.resolve() != study.preprocessed.resolve()
+    ):
+        return
+    both = {scan.file for scan in whose.scans} & {scan.file for scan in study.scans}
+    if both:
+        raise ValueError(
+            f"{whose.folder} and {study.folder} both have {min(both)}, and both are preprocessed "
+            f"in {study.preprocessed}; give the study that says what is typical (typical) an "
+            f"output of its own"
+        )
 
 
 def _probability(log_odds: float) -> float:

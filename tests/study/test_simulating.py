@@ -319,6 +319,9 @@ def test_a_folder_with_one_class_needs_another_that_says_what_is_typical(done, n
     with pytest.raises(ValueError, match="takes none of the 3 good scans of 3 in .* for 'dark'"):
         simulate(tmp_path / "bright", tmp_path / "some", network)
     assert not list((tmp_path / "some").glob("s*"))
+    same = Study(folder, tmp_path / "some")
+    with pytest.raises(ValueError, match=r"both have s\d.nii.gz.* an output of its own"):
+        simulate(tmp_path / "bright", tmp_path / "some", network, typical=same)
     other = Study(folder, tmp_path / "unused")
     table = simulate(tmp_path / "bright", tmp_path / "some", network, typical=other)
     assert (table["predicted_after"] == "dark").all()

@@ -159,7 +159,7 @@ def test_a_network_of_ones_own_is_trained_and_copied(study, tmp_path):
         (["--label=age"], "numeric"),
         (["--label=group", "--confounds", "iq"], "no column 'iq'"),
         (["--label=group", "--network=vgg"], "unknown network 'vgg'"),
-        (["--label=group", "--folds=13"], "12 people"),
+        (["--label=group", "--folds=13"], "13 folds need at least 13 people"),
         (["--label=age", "--regression", "--confounds", "age"], "confound of itself"),
     ],
 )
