@@ -11,6 +11,7 @@ from helpers.study.preprocessing import preprocess
 from helpers.study.reporting import report
 from helpers.study.simulating import simulate
 from helpers.study.training import train
+from helpers.study.trusting import planting, trust
 
 __all__ = [
     "Study",
@@ -18,8 +19,10 @@ __all__ = [
     "group",
     "maximize",
     "model_grid",
+    "planting",
     "preprocess",
     "report",
     "simulate",
     "train",
+    "trust",
 ]

@@ -19,7 +19,18 @@ def test_the_methods_are_those_of_the_package():
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["preprocess"], ["train"], ["explain"], ["group"], ["report"]]
+    "verb",
+    [
+        [],
+        ["preprocess"],
+        ["train"],
+        ["explain"],
+        ["trust"],
+        ["simulate"],
+        ["maximize"],
+        ["group"],
+        ["report"],
+    ],
 )
 def test_help_teaches_and_imports_nothing_heavy(verb):
     code = (
