@@ -30,6 +30,7 @@ def randomization_check(
     layers: Sequence[str] | None = None,
     within: Bool[Tensor, "#subject 1 x y z"] | None = None,
     seed: int = 0,
+    progress: bool = True,
     **options,
 ) -> pd.DataFrame:
     """Make the network forget, from the top layer down, and follow what becomes of the maps.
@@ -54,6 +55,8 @@ def randomization_check(
         Voxels that count; default those where the volume is not 0.
     seed : int
         Seed of the new weights.
+    progress : bool
+        Show a bar.
     **options
         Passed on to the method.
 
@@ -92,7 +95,7 @@ def randomization_check(
     warn_of_zero_maps(trained, counted(trained, inside))
     forgetful = copy.deepcopy(model)
     rows = []
-    for step, name in enumerate(runtime.progress(names, label="randomization"), start=1):
+    for step, name in enumerate(runtime.progress(names, label="randomization", show=progress), 1):
         _forget(forgetful, name, seed=int(runtime.generator(seed, step).initial_seed()))
         maps = method(forgetful, volumes, target, **options)
         warn_of_zero_maps(maps, counted(maps, inside))

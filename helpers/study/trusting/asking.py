@@ -217,7 +217,7 @@ def _tried(
     network = judging.network_scores(setting, seed=seed)
     refused = judging.refusal(network)
     people, maps = judging.person_scores(setting, explainers, progress=progress)
-    randomization, unasked = sanity.randomization(setting, explainers, seed=seed)
+    randomization, unasked = sanity.randomization(setting, explainers, seed=seed, progress=progress)
     return Trial(
         name=study.folder.resolve().name,
         effect=effect,

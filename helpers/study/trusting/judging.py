@@ -231,7 +231,7 @@ def summarised(people: pd.DataFrame, refused: str, *, seed: int) -> pd.DataFrame
     -------
     DataFrame
         ``kind``, ``map``, ``verdict``, ``because``; each measure with ``_low`` and ``_high``. For
-        methods ``closest``, the rival that is beaten least surely, and ``ahead`` of it in average
+        methods ``hardest``, the rival that is beaten least surely, and ``ahead`` of it in average
         precision, person by person, with its interval.
     """
     by = ["kind", "map"]
@@ -248,10 +248,10 @@ def summarised(people: pd.DataFrame, refused: str, *, seed: int) -> pd.DataFrame
     for i in table.index[table["kind"] == METHOD]:
         against = ahead[ahead["method"] == table.loc[i, "map"]].set_index("rival")
         of_rivals = against.drop(index="guessing")
-        closest = of_rivals["low"].idxmin()
-        table.loc[i, "closest"] = closest
+        hardest = of_rivals["low"].idxmin()
+        table.loc[i, "hardest"] = hardest
         columns = ["ahead", "ahead_low", "ahead_high"]
-        table.loc[i, columns] = of_rivals.loc[closest, ["mean", "low", "high"]].to_list()
+        table.loc[i, columns] = of_rivals.loc[hardest, ["mean", "low", "high"]].to_list()
         said = (NONE, refused) if refused else _verdict(against, kinds)
         table.loc[i, ["verdict", "because"]] = list(said)
     return table

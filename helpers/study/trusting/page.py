@@ -186,7 +186,7 @@ def _verdicts(made: Page, methods: pd.DataFrame, trial: Trial) -> None:
         f"({trial.network['planted']} people, 1,000 bootstrap samples).",
     )
     table = pd.DataFrame({"method": methods["map"], "verdict": methods["verdict"]})
-    table["closest rival"] = methods["closest"]
+    table["hardest rival"] = methods["hardest"]
     table["ahead of it by"] = [_interval(row, "ahead", 3) for row in methods.to_dict("records")]
     made.table(table, "Each method, judged by itself")
     if not trial.refused:

@@ -25,7 +25,7 @@ _COLUMNS = [
 
 
 def randomization(
-    setting: Setting, explainers: Mapping[str, Explain], *, seed: int
+    setting: Setting, explainers: Mapping[str, Explain], *, seed: int, progress: bool
 ) -> tuple[pd.DataFrame, str]:
     """Make the first network forget all its layers, one after the other, and follow the maps.
 
@@ -62,6 +62,7 @@ def randomization(
             layers=layers_to_forget(network),
             within=setting.within(rows),
             seed=seed,
+            progress=progress,
         )
         by = evaluation.intervals(found, by=["step", "layer"], seed=seed)
         tables.append(_named(by, "correlation").assign(method=name))
