@@ -167,7 +167,7 @@ def _submit(options: argparse.Namespace) -> int:
     flags = []
     for name, value in vars(options).items():
         flag = f"--{name.replace('_', '-')}"
-        if name in _OF_THE_CALL or value is None or value is False:
+        if name in _OF_THE_CALL or value is None or value is False or value == []:
             continue
         if isinstance(value, list):
             flags += [flag, *map(str, value)]

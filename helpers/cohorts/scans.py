@@ -155,9 +155,7 @@ class Scan:
         )
         kept = grids.save(volume, grid, self.derived(cache, preprocessed(grid)))
         said = {
-            "Sources": [f"bids:raw:{self.file or self.image.name}"],
-            "SkullStripped": True,
-            "Resolution": f"{' x '.join(f'{mm:g}' for mm in grid.spacing_mm)} mm",
+            **self.sidecar(grid),
             "Key": key,
             # Tells that two programs with other masks have written here at the same time.
             "SHA256": runtime.checksum(kept),
@@ -166,6 +164,14 @@ class Scan:
         if not registered:
             report.save(self.derived(cache, TRANSFORM), key=self.key())
         return volume, report
+
+    def sidecar(self, grid: Grid) -> dict:
+        """Return what BIDS wants to know about a brain on a grid that was made of this scan."""
+        return {
+            "Sources": [f"bids:raw:{self.file or self.image.name}"],
+            "SkullStripped": True,
+            "Resolution": f"{' x '.join(f'{mm:g}' for mm in grid.spacing_mm)} mm",
+        }
 
     def on(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
         """Return the scan on a model's grid: prepared, or as it is if it lies there already.

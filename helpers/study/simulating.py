@@ -66,12 +66,12 @@ def simulate(
     """Deform each brain until the network sees a typical person of the other class.
 
     For the scan ``sub-01_T1w.nii.gz``: the simulated brain,
-    ``sub-01_space-MNI152NLin2009aSym_res-4_desc-simulated_T1w.nii.gz``; the log expansion from the
-    scan to it, above 0 where tissue grew, ``sub-01_desc-simulated_map.nii.gz`` (on the scan's
-    voxels) and the same with ``_space-MNI152NLin2009aSym_res-4`` (on the model's grid); a picture
-    (PNG) and a record (JSON). For all, in ``group``: ``desc-simulated_scans.tsv`` with one row a
-    scan, ``desc-simulated_regions.tsv`` with one row a scan, region and side, and
-    ``desc-simulated_summary.json`` with counts.
+    ``sub-01_space-MNI152NLin2009aSym_res-4_desc-simulated_T1w.nii.gz`` (and JSON); the log
+    expansion from the scan to it, above 0 where tissue grew, ``sub-01_desc-simulated_map.nii.gz``
+    (on the scan's voxels) and the same with ``_space-MNI152NLin2009aSym_res-4`` (on the model's
+    grid); a picture (PNG) and a record (JSON). For all, in ``group``:
+    ``desc-simulated_scans.tsv`` with one row a scan, ``desc-simulated_regions.tsv`` with one row a
+    scan, region and side, and ``desc-simulated_summary.json`` with counts.
 
     A changed mind alone proves no anatomy, see the head of this module. Nothing here is a finding
     about a person, or for clinical use.
@@ -218,10 +218,11 @@ class Simulations(Maps):
     done = SIMULATED
 
     @property
-    def endings(self) -> tuple[str, str, str, str, str]:
-        """What a scan's name is followed by: map, map in MNI space, brain, picture, record."""
+    def endings(self) -> tuple[str, ...]:
+        """What a scan's name is followed by: maps, brain and its JSON, picture, record."""
         own, in_mni, *rest = super().endings
-        return own, in_mni, f"{on_grid(self.grid)}_desc-{self.label}_T1w.nii.gz", *rest
+        brain = f"{on_grid(self.grid)}_desc-{self.label}_T1w"
+        return own, in_mni, f"{brain}.nii.gz", f"{brain}.json", *rest
 
     def write_tables(self, atlas: Atlas) -> pd.DataFrame:
         """Write tables of scans and regions and a summary into ``group``; return that of scans."""
@@ -307,8 +308,9 @@ def _simulate(
         **report.quality(),
     }
     record["warnings"] = "; ".join(_doubts(record))
-    own, in_mni, simulated, drawn, _ = maps.files(scan)
+    own, in_mni, simulated, about, drawn, _ = maps.files(scan)
     grids.save(brain, maps.grid, simulated)
+    runtime.write_json(about, {**scan.sidecar(maps.grid), "what": CAVEAT})
     grids.save(expansion, maps.grid, in_mni)
     grids.save(to_scan(expansion, report, maps.grid), report.native, own)
     shown = expansion * (volume != 0)

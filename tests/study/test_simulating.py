@@ -270,6 +270,7 @@ def test_everything_that_is_written(finished):
     found = set(contents(finished))
     own = {"_desc-simulated_map.nii.gz", "_desc-simulated_map.png", "_desc-simulated_map.json"}
     own |= {f"{IN_MNI}_desc-simulated_{what}.nii.gz" for what in ("map", "T1w")}
+    own.add(f"{IN_MNI}_desc-simulated_T1w.json")
     expected = {f"s{i}{ending}" for i in range(5) for ending in own}
     expected |= {f"group/desc-simulated_{what}" for what in ("scans.tsv", "regions.tsv")}
     expected |= {"group/desc-simulated_summary.json", "desc-simulated_map.json", ".bidsignore"}
