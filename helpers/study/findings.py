@@ -58,18 +58,19 @@ def trials(page: Page, found: Mapping[str, Mapping]) -> None:
         "Known effects were planted into these scans, and methods were asked for them, beside maps "
         "that have never seen a network. Each effect has a page of its own beside this one.",
     )
-    rows = [
-        {
-            "planted": trial["settings"]["planted"],
-            "method": method,
-            "verdict": said["verdict"],
-            "because": said["because"],
-            "page": f"trust-{label}.html",
-        }
-        for label, trial in found.items()
-        for method, said in trial["verdicts"].items()
-    ]
-    page.table(pd.DataFrame(rows), "Of one network and one kind of effect each")
+    rows = []
+    for label, trial in found.items():
+        page.text(f"{label}: {trial['settings']['planted']}. See trust-{label}.html.")
+        rows += [
+            {
+                "effect": label,
+                "method": method,
+                "verdict": said["verdict"],
+                "because": said["because"],
+            }
+            for method, said in trial["verdicts"].items()
+        ]
+    page.table(pd.DataFrame(rows), "Each of one network and one kind of effect")
 
 
 def simulations(page: Page, study: Study, table: pd.DataFrame) -> None:

@@ -155,9 +155,9 @@ def warnings_of(found: Found) -> list[str]:
 
 def _about_trial(label: str, trial: dict, methods: set[str]) -> list[str]:
     """Say if methods whose maps are on the page did not find what was planted."""
-    planted = f"trust-{label}.html: {trial['settings']['planted']}."
+    planted = f"trust-{label}.html: {trial['settings']['planted']}"
     if trial["refused"]:
-        return [f"No method can be judged by a planted effect ({planted}) {trial['refused']}."]
+        return [f"No method can be judged by a planted effect ({planted}): {trial['refused']}."]
     missed = [
         method
         for method, said in trial["verdicts"].items()
@@ -167,7 +167,7 @@ def _about_trial(label: str, trial: dict, methods: set[str]) -> list[str]:
         return []
     return [
         f"{' and '.join(missed)} did not find what was planted into these scans better than maps "
-        f"that have never seen a network ({planted})"
+        f"that have never seen a network ({planted})."
     ]
 
 
