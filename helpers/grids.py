@@ -110,6 +110,11 @@ class Grid:
         """Volume of one voxel in cubic millimetres."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it is a grid of `native`, for scans that are not registered."""
+        return self == native(self.spacing_mm[0], self.shape)
+
     def millimetres(self, voxels) -> np.ndarray:
         """Turn voxel indices (..., 3) into millimetres (..., 3)."""
         return np.asarray(voxels, dtype=float) @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -170,6 +175,31 @@ def mni(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> G
     middle = (_MNI_LOW_MM + _MNI_HIGH_MM) / 2
     affine[:3, 3] = middle - (np.array(shape) - 1) / 2 * spacing_mm
     return Grid(shape, affine, "mni")
+
+
+def native(spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
+    """Return a grid about the middle of a brain that is not registered to anything.
+
+    Its millimetres are counted along the scan's own axes, from the middle of the brain, where the
+    voxel n // 2 of each axis lies. No grid of `mni` lies so.
+
+    Raises
+    ------
+    ValueError
+        If the spacing is no positive number.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> grid = grids.native(2.0, (80, 96, 81))
+    >>> grid.millimetres((40, 48, 40)).tolist(), grid.is_native
+    ([0.0, 0.0, 0.0], True)
+    """
+    if not 0 < spacing_mm < np.inf:
+        raise ValueError(f"spacing_mm must be a positive number, got {spacing_mm}")
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = -spacing_mm * (np.array(shape) // 2)
+    return Grid(shape, affine, "scanner")
 
 
 def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from helpers import anatomy, attribution, evaluation, viewers
 from helpers.cohorts import participants
 from helpers.cohorts.report import QUALITY
+from helpers.errors import NotRegisteredError
 from helpers.study import pages
 from helpers.study.folders import Study
 from helpers.study.grouping import maps_of_people
@@ -262,6 +263,9 @@ def _maps(page: pages.Page, study: Study, method: str, table: pd.DataFrame) -> N
         _, maps, grid = maps_of_people(study, method)
     except FileNotFoundError:
         page.text("There is no map.")
+        return
+    except NotRegisteredError as error:
+        page.text(f"No mean map: {error}.")
         return
     brain = anatomy.template(grid)
     page.figure(
