@@ -40,6 +40,7 @@ _HEADER_BYTES = nib.Nifti2Header.template_dtype.itemsize  # the longer one
 # The length of its header, in either byte order: how a NIfTI-2 file begins.
 _NIFTI_2 = tuple(_HEADER_BYTES.to_bytes(4, order) for order in ("little", "big"))
 _CHECKED_AT_ONCE = 16
+_HAIR_VOXELS = 1e-4
 _FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 
 
@@ -328,6 +329,26 @@ def resample(
         copy_header=True,
     )
     return np.asarray(moved.dataobj, dtype=np.float32)
+
+
+def widened(grid: Grid) -> Grid:
+    """Return a grid that is larger by a hair: its outermost voxels lie 1/10000 voxel further out.
+
+    `resample` gives 0 beyond the centre of the outermost voxel. Where the voxels of two grids
+    coincide, the last digit of an affine would otherwise say whether the outermost count.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> grid = grids.native(2.0, (21, 31, 41))
+    >>> grid.voxels(grids.widened(grid).millimetres([(0, 15, 40)])).round(6).tolist()
+    [[-0.0001, 15.0, 40.0001]]
+    """
+    last = np.array(grid.shape) - 1.0
+    scale = 1 + 2 * _HAIR_VOXELS / last.clip(1)
+    stretch = np.diag([*scale, 1.0])
+    stretch[:3, 3] = last / 2 * (1 - scale)
+    return Grid(grid.shape, grid.affine @ stretch, grid.space)
 
 
 def check_volumes(volumes: Tensor, grid: Grid | None = None) -> None:

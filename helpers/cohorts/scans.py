@@ -372,6 +372,8 @@ def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid)
     >>> grids.save(values, report.native, "map_of_the_fourth.nii.gz")  # doctest: +SKIP
     """
     values = explained_map[0].numpy()
+    if grid.is_native:  # its voxels may lie on the scan's: the outermost, too
+        grid = grids.widened(grid)
     in_mni = Grid(report.native.shape, report.to_mni @ report.native.affine)
     # On the grid's own voxels, in whatever order, nothing is interpolated.
     moved = grids.resample(values, grid, in_mni, nearest=in_mni.upright() == grid)
