@@ -114,7 +114,7 @@ class Grid:
     @property
     def is_native(self) -> bool:
         """Whether it is a grid of `native`, for scans that are not registered."""
-        return self == native(self.spacing_mm[0], self.shape)
+        return self.space == "scanner" and self == native(self.spacing_mm[0], self.shape)
 
     def millimetres(self, voxels) -> np.ndarray:
         """Turn voxel indices (..., 3) into millimetres (..., 3)."""

@@ -34,7 +34,7 @@ _NATIVE = (
     "regions instead (--segmentations, --segmentation-names). Of the verbs, only explain takes it; "
     "trust, simulate and maximize need a network of registered scans"
 )
-_FROM = "beside the slices: mm from the middle of the brain"
+_FROM = "mm from the brain's middle"
 # Share of a brain.
 _WORTH_A_WARNING = 0.005
 
@@ -154,7 +154,7 @@ def explain(
         record = {**found, **_place(explained_map, where), **report.quality()}
         if grid.is_native:
             record |= _reach(record, report.cut_off)
-        lines = [method, *_in_words(record), *([_FROM] if grid.is_native else [])]
+        lines = [method, *([_FROM] if grid.is_native else []), *_in_words(record)]
         # The volume that the network saw, not the file: no faces, the same slices for everybody.
         picture = sheet(volume, explained_map, grid=grid, title=scan.name, lines=lines)
         own, *in_mni, drawn, _ = maps.files(scan)

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from helpers import anatomy, cohorts, grids
 from helpers.cohorts import native
+from helpers.cohorts.real_brains import STUDY_MASKS
 from helpers.cohorts.scans import Scan, to_scan
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
@@ -141,6 +142,18 @@ def test_equal_spacings_need_no_interpolation():
     )
 
 
+@pytest.mark.parametrize("name", ["sub-03", "sub-04", "sub-64"])
+def test_where_voxels_coincide_the_outermost_count(name):
+    grid = grids.native(2.0, (51, 60, 50))  # the brain is larger
+    _, report = native.centred(cohorts.real_study() / f"{name}/anat/{name}_T1w.nii.gz", grid)
+    back = to_scan(torch.full((1, *grid.shape), 3.0), report, grid)
+    first = np.round(report.native.voxels(report.in_scan(grid).millimetres((0, 0, 0)))).astype(int)
+    expected = np.zeros(report.native.shape)
+    expected[tuple(slice(a, a + n) for a, n in zip(first, grid.shape, strict=True))] = 3
+    assert expected.sum() == 3 * np.prod(grid.shape)
+    np.testing.assert_allclose(back, expected, atol=1e-3)
+
+
 def test_a_stripped_scan_needs_no_mask(tmp_path, brain):
     data, inside = brain
     scan = grids.save((data * inside).astype(np.float32), OWN, tmp_path / "a.nii.gz")
@@ -202,6 +215,21 @@ def test_scans_that_are_refused(tmp_path, files, brain):
     refused("does not lie on the brain: the scan is 0 in", scan=stripped, mask=shifted)
     refused("empty where the scan is", mask=saved(inside, Grid(OWN.shape, far)))
     refused("z-scores", scan=saved((data - 300) / 100))
+
+
+def test_a_cohort_in_native_space(tmp_path):
+    grid = grids.native(8.0, (24, 28, 24))
+    cohort = cohorts.from_bids(
+        cohorts.real_study(), "sex", grid=grid, masks=STUDY_MASKS, cache=tmp_path, progress=False
+    )
+    assert cohort.volumes.shape == (12, 1, *grid.shape)
+    assert cohort.participants["template_correlation"].isna().all()
+    assert not list(tmp_path.iterdir())
+    name = cohort.participants["participant_id"].iloc[3]
+    scan = cohorts.real_study() / f"{name}/anat/{name}_T1w.nii.gz"
+    own = to_scan(cohort.volumes[3], cohort.reports[3], grid)
+    data, _ = grids.read(scan)
+    assert np.corrcoef(own.ravel(), data.ravel())[0, 1] > 0.85
 
 
 def test_the_segmentation_stands_in_for_the_mask_in_native_space_only(tmp_path, files):
