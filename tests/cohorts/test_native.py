@@ -32,8 +32,7 @@ def brain():
     """A brain with unequal halves on the scan's voxels, and its mask."""
     template = anatomy.template(grids.mni(2.0))
     t1 = template.t1[0].numpy() * (1 + template.grid.centers_mm()[0].numpy() / 400)
-    mask = template.mask[0].numpy()
-    mask &= template.grid.centers_mm()[2].numpy() > -45
+    mask = template.mask[0].numpy() & (template.grid.centers_mm()[2].numpy() > -45)
     there = Grid(OWN.shape, OWN.affine)
     data = 400 * grids.resample(t1.astype(np.float32), template.grid, there)
     inside = grids.resample(100 * mask.astype(np.float32), template.grid, there) > 50
