@@ -667,8 +667,8 @@ def _add_card(verbs) -> None:
     text = """Write the card of a network by asking it: fill in the names of its classes then.
 
     brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2
-
-If the network was trained on scans that were not registered to a template, say --space native.
+    brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2 \\
+        --space native
 """
     parser = _verb(verbs, "card", text, _card)
     parser.add_argument("model", help="file.py:function")
@@ -676,7 +676,12 @@ If the network was trained on scans that were not registered to a template, say 
     parser.add_argument("--weights", type=Path, help="a state dict (.pt)")
     parser.add_argument("--shape", type=int, nargs=3, required=True, help="voxels along x, y, z")
     parser.add_argument("--spacing-mm", type=float, required=True, help="edge of a voxel")
-    parser.add_argument("--space", default="mni", choices=("mni", "native"))
+    parser.add_argument(
+        "--space",
+        default="mni",
+        choices=("mni", "native"),
+        help="native: scans as the scanner gave them, not registered to a template; default: mni",
+    )
 
 
 def _card(options: argparse.Namespace) -> int:

@@ -20,14 +20,12 @@ from helpers.cohorts.report import Report
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 
-# Of the shipped scans, brains measure 1.1 to 1.6 litres; heads with their necks, 3.5 and more.
-# A newborn's brain stays within, and a large man's with the fluid around it.
+# Of the twelve shipped scans, brains measure 1.1 to 1.6 litres. A newborn's stays within, and a
+# large man's with the fluid around it; a head does not, the less so in air that is nowhere 0.
 BRAIN_LITRES = (0.2, 2.4)
-# Of the mask, or the network's voxels hold no brain to speak of.
-MOST_DARK = 0.2
-MOST_CUT_OFF = 0.5
+MOST_DARK = 0.2  # of a mask
+MOST_CUT_OFF = 0.5  # of a brain
 
-_WHAT_TO_DO = "name brain masks with --masks, or give scans that are 0 outside the brain"
 # Value of a mask's voxels while it is interpolated: nilearn warns about masks of 0 and 1.
 _FULL = np.float32(100)
 # In voxels: what the float32 of a file's affine loses.
@@ -123,12 +121,16 @@ def _check_size(brain: Bool[np.ndarray, "x y z"], grid: Grid, *, masked: bool) -
     low, high = BRAIN_LITRES
     if low <= litres <= high:
         return
-    what = "its mask holds" if masked else "what is not 0 in the scan measures"
-    looks = ", as a whole head does, and it has no brain mask" if litres > high else ""
-    looks = "" if masked else looks
+    if masked:
+        what = f"its mask holds {litres:.2g} litres"
+    else:
+        what = f"what is not 0 in the scan measures {litres:.2g} litres"
+        if litres > high:
+            what += ", as a whole head does, and it has no brain mask"
     raise BrokenScanError(
-        f"{what} {litres:.2g} litres{looks}; expected a brain of {low} to {high}. Without a "
-        f"template, the scan itself has to say where the brain is: {_WHAT_TO_DO}"
+        f"{what}; expected a brain of {low} to {high}. Nothing is registered here, so that no "
+        f"template can say where the brain is: name brain masks with --masks, or give scans that "
+        f"are 0 outside the brain"
     )
 
 
