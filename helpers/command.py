@@ -545,23 +545,38 @@ people first.
         help="people who say what is typical, and where their results are or go; default: those of "
         "BIDS_DIR",
     )
+    parser.add_argument(
+        "--judges",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="networks that took no part, trained for the same: do they change their mind as well?",
+    )
+    parser.add_argument("--steps", type=int, default=80, help="of the optimization, a brain")
+    parser.add_argument("--blur-mm", type=float, default=10.0, help="how smooth deformations are")
     _add_atlas(parser)
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from helpers import anatomy
+    from helpers import anatomy, models
     from helpers.study import Study, explaining, simulating
 
     study, model = _study(options), _model(options)
+    how = {
+        "target": options.target,
+        "steps": options.steps,
+        "blur_mm": options.blur_mm,
+        "judges": [models.load(judge) for judge in options.judges],
+    }
     if options.dry_run:
-        maps = simulating.maps_of(study, model, target=options.target)
+        maps = simulating.maps_of(study, model, **how)
         return _report_waiting(explaining.unexplained(maps), study)
     atlas = options.atlas and anatomy.atlas(
         explaining.model_grid(model), options.atlas, names=options.atlas_names
     )
     typical = options.typical and Study(*options.typical, masks=options.masks)
     table = simulating.simulate(
-        study, model, target=options.target, typical=typical, atlas=atlas, **_levels(options)
+        study, model, typical=typical, atlas=atlas, **how, **_levels(options)
     )
     return _report(table, "simulated", study.output)
 
@@ -578,6 +593,14 @@ def _add_maximize(verbs) -> None:
     parser.add_argument("--target", help="one class; default: every class")
     parser.add_argument("--layer", help="instead of classes, channels of this layer")
     parser.add_argument("--channels", type=int, nargs="+", default=[])
+    parser.add_argument(
+        "--spaces",
+        nargs="+",
+        choices=("painted", "warped"),
+        default=["painted", "warped"],
+        help="what may change: intensities, or only the form; default: a picture of each",
+    )
+    parser.add_argument("--steps", type=int, help="default: 80 painted, 60 warped")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -591,6 +614,8 @@ def _maximize(options: argparse.Namespace) -> int:
         target=options.target,
         layer=options.layer,
         channels=options.channels,
+        spaces=options.spaces,
+        steps=options.steps,
         seed=options.seed,
     )
     print(table.round(3).to_string(index=False))
@@ -609,7 +634,13 @@ people (permutations), so that any false voxel at all is as rare as --level says
 """
     parser = _verb(verbs, "group", text, _group)
     _add_study(parser, ())
-    parser.add_argument("--method", required=True, choices=METHODS, metavar="METHOD")
+    parser.add_argument(
+        "--method",
+        required=True,
+        choices=(*METHODS, "simulated"),
+        metavar="METHOD",
+        help="of explain, or simulated, for what simulate has made",
+    )
     parser.add_argument("--label", help="column of participants.tsv with two groups to compare")
     parser.add_argument("--classes", nargs=2, help="the two values that count")
     parser.add_argument(

@@ -6,7 +6,6 @@ on where it stopped and several processes share the work without getting in each
 
 import functools
 import inspect
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,13 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers import anatomy, attribution, errors, evaluation, grids, keyed, models, runtime
+from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.scans import Scan, check_names, to_scan
-from helpers.errors import BrokenScanError, CannotWriteError, InterruptedWarning
+from helpers.errors import InterruptedWarning
 from helpers.grids import Grid
 from helpers.processes import launched_fabric, together
+from helpers.study import records
 from helpers.study.folders import Study
 from helpers.study.records import Maps
 from helpers.viewers.sheet import sheet
@@ -174,7 +174,7 @@ def explain(
         except Exception as error:
             raise ValueError(
                 f"{method} fails with this network on the template's brain as well, so no scan "
-                f"can be explained: {_named(error)}"
+                f"can be explained: {type(error).__name__}: {error}"
             ) from error
 
     with together(fabric):
@@ -184,7 +184,7 @@ def explain(
             key = maps.key(scan)
             if not maps.finished(scan, key):  # another program may have done it meanwhile
                 maps.remove(scan)
-                maps.write(scan, key, _attempt(explain_scan, scan, check_method=check_method))
+                maps.write(scan, key, records.attempt(explain_scan, scan, check=check_method))
     with together(fabric):
         if fabric.is_global_zero and tables:
             return maps.write_tables(atlas, segmentation_names)
@@ -337,20 +337,3 @@ def _in_words(record: dict) -> list[str]:
         f"outside the brain: {record['share_outside_brain']:.0%}",
         *([f"warning: {record['warnings']}"] if record["warnings"] else []),
     ]
-
-
-def _attempt(explain_scan: Callable, scan: Scan, *, check_method: Callable) -> dict:
-    """Return a scan's record, or one that says why there is no map: one scan ends no run."""
-    try:
-        return explain_scan(scan)
-    except CannotWriteError:  # the disk's fault, not the scan's
-        raise
-    except (BrokenScanError, FileNotFoundError) as error:
-        return {"problem": errors.beside_name(error, scan.image)}
-    except Exception as error:
-        check_method()  # where it fails without the scan as well, it is not the scan's fault
-        return {"problem": _named(error), "traceback": traceback.format_exc()}
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".removesuffix(": ")

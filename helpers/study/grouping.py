@@ -17,7 +17,7 @@ from helpers.errors import NotRegisteredError
 from helpers.evaluation.two_truths import smoothed
 from helpers.grids import Grid
 from helpers.study.folders import Study
-from helpers.study.records import read, write_table
+from helpers.study.records import SIMULATED, read, write_table
 from helpers.study.training import HEAD_SIZE
 
 _FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
@@ -36,7 +36,7 @@ def group(
     level: float = 0.05,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Average the maps that `explain` has made, name their regions, and test them.
+    """Average the maps that `explain` or `simulate` has made, name their regions, and test them.
 
     Writes in ``group``, with the method's name and MNI space in theirs: the mean map (of each
     class, with a label), the t statistic and the corrected p (as minus its logarithm), all NIfTI;
@@ -48,7 +48,7 @@ def group(
     study : Study
         Maps of several scans of one person are averaged: a person counts once.
     method : str
-        Whose maps.
+        Whose maps; ``"simulated"`` for the log expansions that `simulate` has made.
     label : str, optional
         Column of ``participants.tsv`` with two groups to compare. Default: do the maps differ from
         zero?
@@ -82,7 +82,7 @@ def group(
     Warns
     -----
     UserWarning
-        If groups are compared by maps that explain each scan's own predicted class: a difference
+        If groups are compared by maps that are about each scan's own predicted class: a difference
         may then be one of the questions and not of the people.
 
     Examples
@@ -100,11 +100,11 @@ def group(
         kept = labels >= 0
         people, maps, labels = people[kept.numpy()], maps[kept], labels[kept]
         settings = read(study.output / f"desc-{method.replace('_', '')}_map.json", "ignored") or {}
-        if settings.get("target") == "predicted":
+        if settings.get("target") in ("predicted", "the other class"):
             warnings.warn(
-                "each map explains the class that was predicted for its scan, so the groups may "
-                "differ in the question and not in the answer: explain all for one class "
-                "(--target), into another output folder",
+                "each map is about the class that was predicted for its scan, so the groups may "
+                "differ in the question and not in the answer: make all for one class (--target), "
+                "into another output folder",
                 stacklevel=2,
             )
     table = _covariates(people, covariates)
@@ -143,9 +143,17 @@ def group(
 
 
 def maps_of_people(
-    study: Study, method: str
+    study: Study, method: str, *, scans: Sequence[Scan] | None = None
 ) -> tuple[pd.DataFrame, Float[Tensor, "person 1 x y z"], Grid]:
     """Return the maps of a method in MNI space, one a person, and what is known of the people.
+
+    Parameters
+    ----------
+    study : Study
+    method : str
+        As of `group`.
+    scans : sequence of Scan, optional
+        Only these of the study.
 
     Raises
     ------
@@ -156,8 +164,9 @@ def maps_of_people(
     ValueError
         If the method is unknown or the maps lie on several grids.
     """
-    if method not in attribution.METHODS:
-        raise ValueError(f"unknown method {method!r}; there are {sorted(attribution.METHODS)}")
+    known_methods = sorted([*attribution.METHODS, SIMULATED])
+    if method not in known_methods:
+        raise ValueError(f"unknown method {method!r}; there are {known_methods}")
     label = method.replace("_", "")
     settings = read(study.output / f"desc-{label}_map.json", "ignored") or {}
     if settings.get("space") == "native":
@@ -168,7 +177,7 @@ def maps_of_people(
             f"explain --segmentations writes {study.group(f'desc-{label}_ownregions.tsv')}"
         )
     rows, maps, found = [], [], set()
-    for scan in study.scans:
+    for scan in study.scans if scans is None else scans:
         record = read(scan.derived(study.output, f"_desc-{label}_map.json"), "it is left out")
         if record is None or record.get("problem") is not None:
             continue
@@ -178,7 +187,8 @@ def maps_of_people(
         rows.append({"participant_id": scan.participant_id, HEAD_SIZE: record[HEAD_SIZE]})
     if not maps:
         raise FileNotFoundError(
-            f"{study.output} holds no maps of {method}; make them with `brain-cnns explain`"
+            f"{study.output} holds no maps of {method}; make them with `brain-cnns "
+            f"{'simulate' if method == SIMULATED else 'explain'}`"
         )
     if len(found) > 1:
         raise ValueError(f"the maps of {method} in {study.output} lie on {len(found)} grids")
@@ -225,7 +235,7 @@ def _in_mni(study: Study, scan: Scan, label: str):
     if len(found) != 1:
         raise FileNotFoundError(
             f"expected one map {own}_space-*_desc-{label}_map.nii.gz, found {len(found)}; run "
-            f"`brain-cnns explain` again"
+            f"what made it again"
         )
     return found[0]
 

@@ -6,22 +6,26 @@ lost, damaged or about another scan is done again; what is damaged is named.
 
 import hashlib
 import json
+import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import torch
 
-from helpers import evaluation, grids, runtime
+from helpers import errors, evaluation, grids, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.report import QUALITY
 from helpers.cohorts.scans import Scan, on_grid
-from helpers.errors import BrokenScanError, LeftOutWarning
+from helpers.errors import BrokenScanError, CannotWriteError, LeftOutWarning
 from helpers.grids import Grid
 from helpers.study.folders import Study
 from helpers.study.segmentations import by_own_region
 
+SIMULATED = "simulated"  # what the maps of `helpers.study.simulate` are called
 _COLUMNS = ("name", "participant_id", "session", "scan", "problem", "fold", "predicted")
 _COLUMNS += ("predicted_probability", "explained", "explained_probability", "strongest")
 _COLUMNS += ("x_mm", "y_mm", "z_mm", "share_outside_brain", *QUALITY, "warnings")
@@ -46,6 +50,9 @@ class Maps:
     method: str
     grid: Grid
     settings: dict
+
+    columns: ClassVar[tuple[str, ...]] = _COLUMNS
+    done: ClassVar[str] = "explained"  # what a finished scan is, in messages and counts
 
     @property
     def label(self) -> str:
@@ -89,7 +96,7 @@ class Maps:
 
     def finished(self, scan: Scan, key: str | None) -> bool:
         """Say whether a scan's files are all there, whole, and about this scan."""
-        again = f"{scan.file} is explained again"
+        again = f"{scan.file} is {self.done} again"
         *files, record_file = self.files(scan)
         record = read(record_file, again)
         if record is None or key is None or record.get("key") != key or "sha256" not in record:
@@ -129,10 +136,10 @@ class Maps:
         """Return the records of all scans, one row each."""
         rows = []
         for scan in self.study.scans:
-            record = read(self.files(scan)[-1], f"{scan.file} counts as not explained")
-            missing = {"scan": scan.file, "problem": "it has not been explained yet"}
+            record = read(self.files(scan)[-1], f"{scan.file} counts as not {self.done}")
+            missing = {"scan": scan.file, "problem": f"it has not been {self.done} yet"}
             rows.append(missing if record is None else record)
-        return pd.DataFrame(rows).reindex(columns=_COLUMNS)
+        return pd.DataFrame(rows).reindex(columns=self.columns)
 
     def write_tables(
         self, atlas: Atlas | None, segmentation_names: str | Path | None = None
@@ -159,7 +166,7 @@ class Maps:
         broken = table[~good]
         counts = {
             "scans": len(table),
-            "explained": int(good.sum()),
+            self.done: int(good.sum()),
             "with_warnings": int((table.loc[good, "warnings"] != "").sum()),
             "broken": len(broken),
             "problems": dict(zip(broken["scan"], broken["problem"], strict=True)),
@@ -191,6 +198,23 @@ class Maps:
 
     def _settings_file(self) -> Path:
         return self.study.output / f"desc-{self.label}_map.json"
+
+
+def attempt(make: Callable[[Scan], dict], scan: Scan, *, check: Callable = lambda: None) -> dict:
+    """Return a scan's record, or one that says why there is none: one scan ends no run.
+
+    What failed for another reason than the scan is `check`'s to say, by raising an error.
+    """
+    try:
+        return make(scan)
+    except CannotWriteError:  # the disk's fault, not the scan's
+        raise
+    except (BrokenScanError, FileNotFoundError) as error:
+        return {"problem": errors.beside_name(error, scan.image)}
+    except Exception as error:
+        check()
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return {"problem": said, "traceback": traceback.format_exc()}
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

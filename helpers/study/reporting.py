@@ -10,18 +10,16 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from helpers import anatomy, attribution, evaluation, viewers
+from helpers import attribution, viewers
 from helpers.cohorts import participants
 from helpers.cohorts.report import QUALITY
-from helpers.errors import NotRegisteredError
-from helpers.study import pages
+from helpers.study import findings, pages, records
 from helpers.study.folders import Study
-from helpers.study.grouping import maps_of_people
 from helpers.study.preprocessing import PICTURE
+from helpers.study.trusting.judging import FOUND
 
 # Pictures of scans on the page; beyond it, a browser would wait.
 MOST_PICTURES = 200
-_TOP_REGIONS = 12
 _OUTSIDE = 0.2
 _METHODS = {method.replace("_", ""): method for method in attribution.METHODS}
 
@@ -38,21 +36,30 @@ class Found:
         For each label: scores, predictions, confounds, calibration, learning, history.
     methods : dict of str to DataFrame
         For each method: a row a scan.
+    trials : dict of str to dict
+        For each planted effect: the summary of `trust`.
+    simulations, features : DataFrame, optional
+        A row a scan that was simulated; a row a feature picture.
     """
 
     quality: pd.DataFrame | None = None
     trainings: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     methods: dict[str, pd.DataFrame] = field(default_factory=dict)
+    trials: dict[str, dict] = field(default_factory=dict)
+    simulations: pd.DataFrame | None = None
+    features: pd.DataFrame | None = None
 
 
 def report(study: Study) -> Path:
-    """Write ``report.html``: cohort, quality, scores, confounds, group maps, regions, every scan.
+    """Write ``report.html``, one page with everything that the other verbs have found.
+
+    What nobody should overlook comes first; then cohort, quality, scores, confounds, group maps,
+    regions, planted effects, simulations, feature pictures, and every scan.
 
     Parameters
     ----------
     study : Study
-        Its output folder holds what `preprocess`, `train`, `explain` and `group` have found; what
-        is not there is left out.
+        What is not in its output folder is left out.
 
     Returns
     -------
@@ -65,7 +72,7 @@ def report(study: Study) -> Path:
         If there is nothing to report yet.
     """
     found = gather(study)
-    if found.quality is None and not found.trainings and not found.methods:
+    if all(value is None or len(value) == 0 for value in vars(found).values()):
         raise FileNotFoundError(
             f"{study.output} holds nothing to report yet; run brain-cnns preprocess, train or "
             f"explain first"
@@ -83,7 +90,13 @@ def report(study: Study) -> Path:
     for label, tables in found.trainings.items():
         _training(page, label, tables)
     for method, table in found.methods.items():
-        _maps(page, study, method, table)
+        findings.maps(page, study, method, table)
+    if found.trials:
+        findings.trials(page, found.trials)
+    if found.simulations is not None:
+        findings.simulations(page, study, found.simulations)
+    if found.features is not None:
+        findings.features(page, study, found.features)
     _scans(page, study, found)
     path = study.output / "report.html"
     study.describe()
@@ -99,10 +112,18 @@ def gather(study: Study) -> Found:
         table = pd.read_csv(path, sep="\t", dtype={"participant_id": str})
         if name == "preproc" and kind == "scans":
             found.quality = table
+        elif kind == "scans" and name == records.SIMULATED:
+            found.simulations = table
         elif kind == "scans" and name in _METHODS:
             found.methods[_METHODS[name]] = table
+        elif kind == "pictures" and name == "feature":
+            found.features = table
         elif (study.output / "models" / name / "card.json").exists():
             found.trainings.setdefault(name, {})[kind] = table
+    for path in sorted(folder.glob("desc-trust*_summary.json")):
+        label = path.stem.removeprefix("desc-trust").removesuffix("_summary")
+        if (trial := records.read(path, "it is left out")) is not None:
+            found.trials[label] = trial
     return found
 
 
@@ -127,7 +148,27 @@ def warnings_of(found: Found) -> list[str]:
                 f"The maps of {method} explain each scan's predicted class, so they answer "
                 f"different questions; for a group, explain all for one class (--target)."
             )
+    for label, trial in found.trials.items():
+        said += _about_trial(label, trial, set(found.methods))
     return said
+
+
+def _about_trial(label: str, trial: dict, methods: set[str]) -> list[str]:
+    """Say if methods whose maps are on the page did not find what was planted."""
+    planted = f"trust-{label}.html: {trial['settings']['planted']}."
+    if trial["refused"]:
+        return [f"No method can be judged by a planted effect ({planted}) {trial['refused']}."]
+    missed = [
+        method
+        for method, said in trial["verdicts"].items()
+        if method in methods and said["verdict"] != FOUND
+    ]
+    if not missed:
+        return []
+    return [
+        f"{' and '.join(missed)} did not find what was planted into these scans better than maps "
+        f"that have never seen a network ({planted})"
+    ]
 
 
 def _named(methods: dict[str, pd.DataFrame]):
@@ -255,52 +296,6 @@ def _line(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
     )
     points = ", ".join(f"{a:.3g}: {b:.2f}" for a, b in zip(table[x], table[y], strict=True))
     return viewers.describe(figure, f"{title} {y} at {points}.")
-
-
-def _maps(page: pages.Page, study: Study, method: str, table: pd.DataFrame) -> None:
-    page.section(f"What the maps of {method} say together")
-    try:
-        _, maps, grid = maps_of_people(study, method)
-    except FileNotFoundError:
-        page.text("There is no map.")
-        return
-    except NotRegisteredError as error:
-        page.text(f"No mean map: {error}.")
-        return
-    brain = anatomy.template(grid)
-    page.figure(
-        viewers.slices(
-            brain.t1,
-            maps.mean(0),
-            grid=grid,
-            title=f"{method}, mean of {len(maps)} people",
-            overlay_label="mean map",
-        )
-    )
-    label = method.replace("_", "")
-    means = sorted((study.output / "group").glob(f"*_desc-{label}*_means.tsv"))
-    if means:
-        regions = pd.read_csv(means[0], sep="\t").head(_TOP_REGIONS)
-        caption = "Regions with the strongest mean, with 95 % intervals over people"
-    else:
-        each = evaluation.by_region(maps, grid)
-        regions = each.sort_values("mean", key=abs, ascending=False).head(_TOP_REGIONS)
-        caption = "Tissues; name an atlas with `brain-cnns group --atlas`"
-    page.table(_short(regions), caption)
-    for path in sorted((study.output / "group").glob(f"*_desc-{label}*_peaks.tsv")):
-        peaks = pd.read_csv(path, sep="\t")
-        contrast = path.stem.partition(f"_desc-{label}")[2].removesuffix("_peaks")
-        about = f"the contrast {contrast}" if contrast else "the mean against zero"
-        if len(peaks):
-            page.table(peaks, f"Beyond chance, {about} (corrected over the whole brain)")
-        else:
-            page.text(f"For {about}, nothing is beyond chance in the whole brain.")
-
-
-def _short(table: pd.DataFrame) -> pd.DataFrame:
-    """Write small numbers so that they can be read."""
-    small = [name for name in ("mean", "low", "high", "sd") if name in table]
-    return table.assign(**{name: [f"{value:.3g}" for value in table[name]] for name in small})
 
 
 def _scans(page: pages.Page, study: Study, found: Found) -> None:

@@ -9,10 +9,10 @@ change every mind as well (chapter 12 has a simulator that does so). Ask network
 and try the same on people in whom the answer was planted.
 """
 
+import copy
 import math
-import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -21,16 +21,15 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers import anatomy, errors, evaluation, fields, grids, keyed, runtime
+from helpers import anatomy, evaluation, fields, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.report import QUALITY
 from helpers.cohorts.scans import Scan, check_names, on_grid, to_scan
-from helpers.errors import BrokenScanError, CannotWriteError
 from helpers.grids import Grid
 from helpers.study import records
 from helpers.study.explaining import model_grid
 from helpers.study.folders import Study
-from helpers.study.records import Maps
+from helpers.study.records import SIMULATED, Maps
 from helpers.study.typical import Asked, Typical
 from helpers.viewers.sheet import sheet
 from helpers.warping import potentials
@@ -45,6 +44,7 @@ BLUR_MM = 10.0  # as of the simulators in chapter 12
 _SEVENFOLD = 2.0  # in log expansion, a little more than it
 _COLUMNS = ("name", "participant_id", "session", "scan", "problem", "predicted", "predicted_after")
 _COLUMNS += ("target", "target_probability", "target_probability_after", "share_of_the_way")
+_COLUMNS += ("judges_for_target", "judges_for_target_after")
 _COLUMNS += ("strongest", "x_mm", "y_mm", "z_mm", "largest_displacement_mm", "folded")
 _COLUMNS += ("share_outside_brain", *QUALITY, "warnings")
 
@@ -58,6 +58,7 @@ def simulate(
     atlas: Atlas | None = None,
     steps: int = STEPS,
     blur_mm: float = BLUR_MM,
+    judges: Sequence[nn.Module] = (),
     scans: bool = True,
     tables: bool = True,
     progress: bool = True,
@@ -97,6 +98,9 @@ def simulate(
         As of `helpers.warping.optimize`.
     blur_mm : float
         Standard deviation of the Gaussian that keeps deformations smooth, in millimetres.
+    judges : sequence of Module
+        Networks that took no part, for the same classes on the same grid: trained on other people,
+        or from other weights. They are asked about each brain before and after.
     scans, tables : bool
         Simulate each scan; write what is about all of them. Where several programs share the scans,
         the tables are written once, when all are done.
@@ -108,7 +112,9 @@ def simulate(
     DataFrame
         One row a scan. ``problem`` says why it could not be simulated, ``warnings`` why its
         simulation should not be believed. Probabilities are of ``target``. ``share_of_the_way``
-        says how far the log odds came towards the typical person's (1: there); ``strongest`` is the
+        says how far the log odds came towards the typical person's (1: there);
+        ``judges_for_target`` and ``judges_for_target_after`` are the shares of the judges that take
+        scan and simulated brain for the target; ``strongest`` is the
         log expansion of largest size in the brain, and where; ``folded`` the share of voxels that
         turn over themselves, as no anatomy does. A map's places are those of the simulated brain,
         at most ``largest_displacement_mm`` from the scan's.
@@ -117,7 +123,8 @@ def simulate(
     ------
     ValueError
         If the network has not two classes, fails on the template's brain, or cannot be changed by
-        deforming; if it takes everybody for one class; if target, atlas or options do not fit; or
+        deforming; if it takes everybody for one class; if target, judges, atlas or options do not
+        fit; or
         the output holds simulations that were made with other settings.
     CannotWriteError
         If the disk is full or refuses.
@@ -135,7 +142,8 @@ def simulate(
     >>> table = simulating.simulate(mine, models.load("sex"))  # doctest: +SKIP
     >>> table["predicted_after"].value_counts()  # doctest: +SKIP
     """
-    maps = maps_of(study, model, target=target, steps=steps, blur_mm=blur_mm)
+    how = {"target": target, "steps": steps, "blur_mm": blur_mm, "judges": judges}
+    maps = maps_of(study, model, **how)
     atlas = anatomy.atlas(maps.grid) if atlas is None else atlas
     if atlas.grid != maps.grid:
         raise ValueError("the atlas lies on another grid; make it with anatomy.atlas(grid, ...)")
@@ -148,14 +156,16 @@ def simulate(
         known = asked.typical(typical or study, locked_by=study, progress=progress)
         asked.check_way(known)
         maps.write_settings()
-        one = partial(_simulate, maps=maps, asked=asked, known=known, target=target)
+        copies = [copy.deepcopy(judge).float().eval().to(runtime.device()) for judge in judges]
+        votes = partial(_votes, copies)
+        one = partial(_simulate, maps=maps, asked=asked, known=known, target=target, votes=votes)
         left = [scan for scan in study.scans if not _is_done(scan, maps, known)]
         in_turn = study.in_turn(left)
         for scan in runtime.progress(in_turn, label="simulate", total=len(left), show=progress):
             if not _is_done(scan, maps, known):  # another program may have done it meanwhile
                 key = maps.key(scan)
                 maps.remove(scan)
-                maps.write(scan, key, _attempt(one, scan))
+                maps.write(scan, key, records.attempt(one, scan))
     return maps.write_tables(atlas) if tables else maps.table()
 
 
@@ -166,13 +176,14 @@ def maps_of(
     target: str | None = None,
     steps: int = STEPS,
     blur_mm: float = BLUR_MM,
+    judges: Sequence[nn.Module] = (),
 ) -> "Simulations":
     """Return what `simulate` writes for a network, and where.
 
     Raises
     ------
     ValueError
-        If the network has not two classes, or the target or an option does not fit.
+        If the network has not two classes, or the target, a judge or an option does not fit.
     """
     grid = model_grid(model)
     classes = list(model.card["classes"])
@@ -190,17 +201,21 @@ def maps_of(
     potentials.checked_shape(grid.shape)
     settings = {
         "weights_sha256": keyed.fingerprint(model),
-        "method": "simulated",
+        "method": SIMULATED,
         "target": target or "the other class",
         "intensity": model.card.get("intensity", "median"),
         "steps": steps,
         "blur_mm": blur_mm,
+        **({"judges_sha256": _checked_judges(judges, model)} if judges else {}),
     }
-    return Simulations(study, "simulated", grid, settings)
+    return Simulations(study, SIMULATED, grid, settings)
 
 
 class Simulations(Maps):
     """The simulations of a study, and everything that is written about them."""
+
+    columns = _COLUMNS
+    done = SIMULATED
 
     @property
     def endings(self) -> tuple[str, str, str, str, str]:
@@ -208,22 +223,12 @@ class Simulations(Maps):
         own, in_mni, *rest = super().endings
         return own, in_mni, f"{on_grid(self.grid)}_desc-{self.label}_T1w.nii.gz", *rest
 
-    def table(self) -> pd.DataFrame:
-        """Return the records of all scans, one row each."""
-        rows = []
-        for scan in self.study.scans:
-            record = records.read(self.files(scan)[-1], f"{scan.file} counts as not simulated")
-            missing = {"scan": scan.file, "problem": "it has not been simulated yet"}
-            rows.append(missing if record is None else record)
-        return pd.DataFrame(rows).reindex(columns=_COLUMNS)
-
     def write_tables(self, atlas: Atlas) -> pd.DataFrame:
         """Write tables of scans and regions and a summary into ``group``; return that of scans."""
         table = super().write_tables(atlas)
         good = table[table["problem"].isna()]
         changed = good["predicted"] != good["predicted_after"]
         summary = records.read(self.group("_summary.json"), "it was written just now")
-        summary["simulated"] = summary.pop("explained")
         summary |= {"changed_their_class": int(changed.sum()), "what": CAVEAT}
         runtime.write_json(self.group("_summary.json"), summary)
         return table
@@ -238,21 +243,54 @@ def _is_done(scan: Scan, maps: Simulations, known: Typical) -> bool:
     return all(before.get(name, {}).get("key") == now["key"] for name, now in known.said.items())
 
 
-def _attempt(simulate_scan: Callable[[Scan], dict], scan: Scan) -> dict:
-    """Return a scan's record, or one that says why there is none: one scan ends no run."""
-    try:
-        return simulate_scan(scan)
-    except CannotWriteError:  # the disk's fault, not the scan's
-        raise
-    except (BrokenScanError, FileNotFoundError) as error:
-        return {"problem": errors.beside_name(error, scan.image)}
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".removesuffix(": ")
-        return {"problem": said, "traceback": traceback.format_exc()}
+def _checked_judges(judges: Sequence[nn.Module], model: nn.Module) -> list[str]:
+    """Return the weights' fingerprints of networks that took no part, if they can judge."""
+    prints = [keyed.fingerprint(judge) for judge in judges]
+    if keyed.fingerprint(model) in prints or len(set(prints)) != len(prints):
+        raise ValueError("a judge takes no part, and each is asked once: this one is there twice")
+    for judge in judges:
+        if list(judge.card["classes"]) != list(model.card["classes"]):
+            raise ValueError(
+                f"a judge knows {judge.card['classes']}, the model {model.card['classes']}; "
+                f"expected the same classes in the same order"
+            )
+        if model_grid(judge) != model_grid(model):
+            raise ValueError(
+                "a judge reads another grid than the model: what was deformed for one would be cut "
+                "or resampled for the other, and its answer be about that"
+            )
+    return prints
+
+
+def _votes(
+    judges: Sequence[nn.Module],
+    label: int,
+    before: Float[Tensor, "1 x y z"],
+    after: Float[Tensor, "1 x y z"],
+) -> dict[str, float]:
+    """Return the shares of the judges that take a scan and its simulation for the target."""
+    return {
+        f"judges_for_target{when}": sum(
+            int(
+                models.predict(judge, models.as_the_network_reads(brain[None], judge.card)).argmax()
+            )
+            == label
+            for judge in judges
+        )
+        / len(judges)
+        for when, brain in (("", before), ("_after", after))
+        if judges
+    }
 
 
 def _simulate(
-    scan: Scan, *, maps: Simulations, asked: Asked, known: Typical, target: str | None
+    scan: Scan,
+    *,
+    maps: Simulations,
+    asked: Asked,
+    known: Typical,
+    target: str | None,
+    votes: Callable[..., dict[str, float]],
 ) -> dict:
     """Simulate one scan and write its files; return its record."""
     volume, report = scan.on(maps.grid, maps.study.preprocessed)
@@ -264,6 +302,7 @@ def _simulate(
     expansion = found.log_expansion[0]
     record = {
         **asked.minds(label, known, seen, found.volumes, asked.read(brain)),
+        **votes(label, volume, brain),
         **_sizes(expansion, moved, (volume != 0) | (brain != 0), maps.grid),
         **report.quality(),
     }
@@ -328,6 +367,9 @@ def _doubts(record: dict) -> list[str]:
         ),
         f"read from its file, the simulated brain is {record['predicted_of_file']}": (
             record["predicted_of_file"] != record["predicted_after"]
+        ),
+        "most networks that took no part do not take the simulated brain for it": (
+            record.get("judges_for_target_after", 1) <= 0.5
         ),
         f"a log expansion of {strongest:.2g} is no anatomy": abs(strongest) > _SEVENFOLD,
         f"{record['folded']:.2%} of the voxels turn over themselves": record["folded"] > 0,

@@ -14,7 +14,7 @@ from torch import nn
 
 from helpers import anatomy, grids, models
 from helpers.activation_maximization import recipes
-from helpers.study import Study, features, maximizing
+from helpers.study import Study, features, maximizing, reporting
 
 GRID = grids.mni(8.0)
 BRAIN = anatomy.template(GRID)
@@ -247,6 +247,11 @@ def test_everything_that_is_written_and_a_second_run(scans, tmp_path, monkeypatc
     assert written["file"].tolist() == table["file"].tolist()
     with pytest.raises(ValueError, match="feature pictures of another network .*name another outp"):
         maximize(scans, tmp_path / "out", Bright(61.0).eval(), **options)
+    page = reporting.report(Study(scans, tmp_path / "out")).read_text()
+    assert page.count('<img decoding="async" src="data:image/webp') == len(
+        list((tmp_path / "out/group").glob("*_feature.png"))
+    )
+    assert "a copy that has learned nothing" in page
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_groups_of_predicted_classes_are_warned_about(explained, tmp_path):
     model.card = {**CARD, "classes": ["control", "patient"]}
     mine = Study(explained.folder, tmp_path / "out")
     study.explain(mine, model, method="input_x_gradient", progress=False)
-    with pytest.warns(UserWarning, match="explains the class that was predicted"):
+    with pytest.warns(UserWarning, match="is about the class that was predicted"):
         study.group(mine, method="input_x_gradient", label="dx", permutations=100)
 
 

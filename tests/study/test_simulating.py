@@ -10,13 +10,14 @@ import pytest
 import torch
 from monai.networks.nets import DenseNet121
 from PIL import Image
-from small_study import contents
+from small_study import contents, main
 from torch import nn
 
 from helpers import cohorts, grids, models, warping
 from helpers.cohorts import registration
 from helpers.grids import Grid
 from helpers.study import Study, simulating
+from helpers.study.grouping import maps_of_people
 
 GRID = grids.mni(8.0)
 PLACE_MM, RADIUS_MM = (-40.0, -24.0, 4.0), 20.0
@@ -150,6 +151,57 @@ def test_the_simulated_brain_convinces_the_network(finished, network, brains):
         assert float(logits.diff()) == pytest.approx(found["log_odds_of_file"], abs=1e-3)
         assert found["log_odds_of_file"] == pytest.approx(found["log_odds_after"], abs=0.3)
         assert not np.allclose(volume, brains[i, 0])
+
+
+def test_networks_that_took_no_part_are_asked(scans, tmp_path, network, threshold):
+    """One looks at the same place and changes its mind; one looks elsewhere and does not."""
+    alike, elsewhere = Bright(threshold + 0.001).eval(), Bright(threshold).eval()
+    elsewhere.place = within((40.0, 30.0, 20.0), RADIUS_MM).float()
+    elsewhere.threshold.data.fill_(-1.0)  # everything is bright to it
+    found = simulate(scans, tmp_path / "a", network, judges=[alike], target="dark")
+    bright = found["predicted"] == "bright"
+    assert (found.loc[bright, "judges_for_target"] == 0).all()
+    assert (found.loc[bright, "judges_for_target_after"] == 1).all()
+    assert not found["warnings"].str.contains("took no part").any()
+    found = simulate(scans, tmp_path / "b", network, judges=[alike, elsewhere], target="dark")
+    assert (found.loc[bright, "judges_for_target_after"] == 0.5).all()
+    assert found.loc[bright, "warnings"].str.contains("most networks that took no part").all()
+
+
+def test_judges_that_cannot_judge(scans, tmp_path, network, threshold):
+    stranger, finer = Bright(0.0).eval(), Bright(0.0).eval()
+    stranger.card = {**CARD, "classes": ["bright", "dark"]}
+    finer.card = {**CARD, "shape": [48, 56, 48], "spacing_mm": 4.0}
+    for judges, message in (
+        ([Bright(threshold).eval()], "takes no part"),
+        ([stranger], r"a judge knows \['bright', 'dark'\], the model \['dark', 'bright'\]"),
+        ([finer], "another grid than the model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            simulate(scans, tmp_path / "out", network, judges=judges)
+
+
+def test_groups_of_simulations_and_the_report(scans, finished, tmp_path):
+    """What all that are led to one class have in common, and both directions on one page."""
+    mine = Study(scans, finished)
+    rows = [record(finished, f"s{i}") for i in range(5)]
+    means = {}
+    for target in CARD["classes"]:
+        chosen = [i for i, row in enumerate(rows) if row["target"] == target]
+        _, maps, _ = maps_of_people(mine, "simulated", scans=[mine.scans[i] for i in chosen])
+        means[target] = maps.mean(0)
+        expected = torch.stack([log_expansion(finished, f"s{i}")[None] for i in chosen]).mean(0)
+        assert torch.allclose(means[target], expected)
+    assert not torch.allclose(means["dark"], means["bright"])
+    shutil.copytree(finished, tmp_path / "out")
+    assert main("report", scans, tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "5 brains were deformed" in page
+    assert "from the scan to dark, mean of" in page
+    assert "from the scan to bright, mean of" in page
+    few = ["--permutations=50", "--level=0.1"]
+    assert main("group", scans, tmp_path / "out", "--method=simulated", *few) == 0
+    assert list((tmp_path / "out/group").glob("*_desc-simulated_t.nii.gz"))
 
 
 def test_typical_is_who_stands_in_the_middle_of_a_class(finished, network, brains):

@@ -10,7 +10,7 @@ from small_study import main
 from torch import nn
 
 from helpers import attribution, cohorts, errors, evaluation, grids, models
-from helpers.study import Study, planting
+from helpers.study import Study, planting, reporting
 from helpers.study.trusting import asking, judging, sanity
 from helpers.study.trusting.judging import Setting
 from helpers.study.trusting.people import everybody
@@ -82,7 +82,7 @@ def summary(tmp_path, label="tag"):
 # Verdicts
 
 
-def test_a_method_that_finds_the_tag_beats_all_rivals(trust, tmp_path):
+def test_a_method_that_finds_the_tag_beats_all_rivals(trust, folder, tmp_path):
     methods = ["input_x_gradient", "gradient"]
     table = trust(effect="tag", model=Looks(GRID, at_the_temple()), methods=methods)
     rows = table.set_index("map")
@@ -108,6 +108,17 @@ def test_a_method_that_finds_the_tag_beats_all_rivals(trust, tmp_path):
     assert "http" not in page.split("<main>")[1].replace("http://www.w3.org", "")
     forgotten = pd.read_csv(tmp_path / "out/group/desc-trusttag_randomization.tsv", sep="\t")
     assert forgotten["layer"].unique().tolist() == ["read"]
+    found = reporting.gather(Study(folder, tmp_path / "out"))
+    assert list(found.trials) == ["tag"]
+    assert reporting.warnings_of(found) == []  # no maps of these methods are on the page
+    found.methods = dict.fromkeys(
+        methods, pd.DataFrame({"share_outside_brain": [0.0], "explained": [1], "problem": [None]})
+    )
+    [said] = reporting.warnings_of(found)
+    assert said.startswith("gradient did not find what was planted")
+    page = reporting.report(Study(folder, tmp_path / "out")).read_text()
+    assert "Do maps find what was planted here?" in page
+    assert judging.LEVEL in page
 
 
 def test_no_verdict_about_a_network_that_never_learned(trust, tmp_path):
