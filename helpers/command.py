@@ -380,6 +380,10 @@ def _add_explain(verbs) -> None:
 Writes for each scan a map that lies over the scan in any viewer, the same map in MNI space, a
 picture and a record; for all scans tables in OUT_DIR/group.
 
+A network whose card says space = "native" reads brains that are not registered: each is cut out by
+its mask (or its segmentation, or is 0 outside already), brought to the card's spacing along its own
+axes, and cropped or padded about its middle. No atlas then, but --segmentations.
+
 Methods: {", ".join(METHODS)}.
 
     brain-cnns explain my_study results --model lesion --method lrp
@@ -694,6 +698,8 @@ def _add_card(verbs) -> None:
     text = """Write the card of a network by asking it: fill in the names of its classes then.
 
     brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2
+    brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2 \\
+        --space native
 """
     parser = _verb(verbs, "card", text, _card)
     parser.add_argument("model", help="file.py:function")
@@ -701,13 +707,21 @@ def _add_card(verbs) -> None:
     parser.add_argument("--weights", type=Path, help="a state dict (.pt)")
     parser.add_argument("--shape", type=int, nargs=3, required=True, help="voxels along x, y, z")
     parser.add_argument("--spacing-mm", type=float, required=True, help="edge of a voxel")
+    parser.add_argument(
+        "--space",
+        default="mni",
+        choices=("mni", "native"),
+        help="native: scans as the scanner gave them, not registered to a template; default: mni",
+    )
 
 
 def _card(options: argparse.Namespace) -> int:
     from helpers import models
 
     network = models.load_network(options.model, weights=options.weights)
-    card = models.draft_card(network, tuple(options.shape), spacing_mm=options.spacing_mm)
+    card = models.draft_card(
+        network, tuple(options.shape), spacing_mm=options.spacing_mm, space=options.space
+    )
     models.write_card(card, options.out)
     print(f"{options.out} names {card['classes']}: write what they are called")
     return 0

@@ -26,6 +26,10 @@ class BrokenScansError(ValueError):
         self.problems = problems
 
 
+class NotRegisteredError(ValueError):
+    """Maps of several people of which no voxel is the same place in all of them."""
+
+
 class LeftOutWarning(UserWarning):
     """People or scans of a folder are not in the cohort."""
 

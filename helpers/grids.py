@@ -40,6 +40,7 @@ _HEADER_BYTES = nib.Nifti2Header.template_dtype.itemsize  # the longer one
 # The length of its header, in either byte order: how a NIfTI-2 file begins.
 _NIFTI_2 = tuple(_HEADER_BYTES.to_bytes(4, order) for order in ("little", "big"))
 _CHECKED_AT_ONCE = 16
+_HAIR_VOXELS = 1e-4
 _FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 
 
@@ -110,6 +111,11 @@ class Grid:
         """Volume of one voxel in cubic millimetres."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it is a grid of `native`, for scans that are not registered."""
+        return self.space == "scanner" and self == native(self.spacing_mm[0], self.shape)
+
     def millimetres(self, voxels) -> np.ndarray:
         """Turn voxel indices (..., 3) into millimetres (..., 3)."""
         return np.asarray(voxels, dtype=float) @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -170,6 +176,31 @@ def mni(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> G
     middle = (_MNI_LOW_MM + _MNI_HIGH_MM) / 2
     affine[:3, 3] = middle - (np.array(shape) - 1) / 2 * spacing_mm
     return Grid(shape, affine, "mni")
+
+
+def native(spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
+    """Return a grid about the middle of a brain that is not registered to anything.
+
+    Its millimetres are counted along the scan's own axes, from the middle of the brain, where the
+    voxel n // 2 of each axis lies. No grid of `mni` lies so.
+
+    Raises
+    ------
+    ValueError
+        If the spacing is no positive number.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> grid = grids.native(2.0, (80, 96, 81))
+    >>> grid.millimetres((40, 48, 40)).tolist(), grid.is_native
+    ([0.0, 0.0, 0.0], True)
+    """
+    if not 0 < spacing_mm < np.inf:
+        raise ValueError(f"spacing_mm must be a positive number, got {spacing_mm}")
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = -spacing_mm * (np.array(shape) // 2)
+    return Grid(shape, affine, "scanner")
 
 
 def read(path: str | Path) -> tuple[Float[np.ndarray, "x y z"], Grid]:
@@ -298,6 +329,26 @@ def resample(
         copy_header=True,
     )
     return np.asarray(moved.dataobj, dtype=np.float32)
+
+
+def widened(grid: Grid) -> Grid:
+    """Return a grid that is larger by a hair: its outermost voxels lie 1/10000 voxel further out.
+
+    `resample` gives 0 beyond the centre of the outermost voxel. Where the voxels of two grids
+    coincide, the last digit of an affine would otherwise say whether the outermost count.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> grid = grids.native(2.0, (21, 31, 41))
+    >>> grid.voxels(grids.widened(grid).millimetres([(0, 15, 40)])).round(6).tolist()
+    [[-0.0001, 15.0, 40.0001]]
+    """
+    last = np.array(grid.shape) - 1.0
+    scale = 1 + 2 * _HAIR_VOXELS / last.clip(1)
+    stretch = np.diag([*scale, 1.0])
+    stretch[:3, 3] = last / 2 * (1 - scale)
+    return Grid(grid.shape, grid.affine @ stretch, grid.space)
 
 
 def check_volumes(volumes: Tensor, grid: Grid | None = None) -> None:

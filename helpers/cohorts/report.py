@@ -16,40 +16,49 @@ QUALITY = ("mask_dice", "template_correlation", "volume_ratio")
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """How one scan came to its volume in MNI space, and so how a map finds its way back.
+    """How one scan came to its volume, and so how a map finds its way back.
 
     Attributes
     ----------
     native : Grid
         The voxels of the scan's file, in the order of the file.
     to_mni : ndarray of shape (4, 4)
-        Maps the scan's millimetres to MNI millimetres.
+        Maps the scan's millimetres to MNI millimetres, or on a grid of `helpers.grids.native` to
+        that grid's: it then turns and shifts only.
     mutual_information : float or None
         Mattes mutual information with the template at the end of the registration, in nats;
-        larger is better. None for a scan that lay in MNI space already.
+        larger is better. None for a scan that was not registered.
     mask_dice : float or None
         Overlap of the moved brain mask and the template's, 0 to 1; None if no mask was given,
         because the template's own mask then stands in.
-    template_correlation : float
-        Pearson correlation with the template's intensities inside the template's brain.
+    template_correlation : float or None
+        Pearson correlation with the template's intensities inside the template's brain; None for
+        a scan in its own space.
     volume_ratio : float
         Factor by which the affine enlarges the head: above 1 for heads smaller than the template.
         Removing head size removes information (it differs between the sexes); here it is.
     rough_to_mni : ndarray of shape (4, 4), optional
         The first of two fits, which says where the brain is when no mask does.
+    cut_off : float, optional
+        Of a scan in its own space, the share of the brain that the grid does not reach, 0 to 1.
     """
 
     native: Grid
     to_mni: Float[np.ndarray, "4 4"]
     mutual_information: float | None
     mask_dice: float | None
-    template_correlation: float
+    template_correlation: float | None
     volume_ratio: float
     rough_to_mni: Float[np.ndarray, "4 4"] | None = None
+    cut_off: float | None = None
 
     def quality(self) -> dict[str, float | None]:
         """Return the numbers of `QUALITY`, for a table."""
         return {name: getattr(self, name) for name in QUALITY}
+
+    def in_scan(self, grid: Grid) -> Grid:
+        """Return where the voxels of a grid lie in the scan's own millimetres."""
+        return Grid(grid.shape, np.linalg.inv(self.to_mni) @ grid.affine, self.native.space)
 
     def save(self, path: str | Path, *, key: str = "") -> None:
         """Write the report as JSON, completely or not at all.

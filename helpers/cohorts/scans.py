@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helpers import errors, grids, runtime
-from helpers.cohorts import plausibility, preprocessing
+from helpers.cohorts import native, plausibility, preprocessing
 from helpers.cohorts.report import Report
 from helpers.errors import BrokenScanError, CannotWriteError
 from helpers.grids import Grid
@@ -45,7 +45,8 @@ class Scan:
     image : Path
         The scan's file.
     mask : Path, optional
-        Its brain mask or parcellation; the file may be missing, which `prepare` says.
+        Its brain mask or parcellation; the file may be missing, which `prepare` says. On a grid of
+        `helpers.grids.native`, the segmentation stands in for it.
     participant_id, session : str
         Whose it is and from which visit; "" where the folder does not say.
     file : str
@@ -93,7 +94,7 @@ class Scan:
         parts = [preprocessing.VERSION]
         if grid is not None:
             parts += [grid.shape, np.round(grid.affine, 4).tolist()]
-        parts += [runtime.checksum(file) for file in self._files()]
+        parts += [runtime.checksum(file) for file in self._files(grid)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
     def is_prepared(self, grid: Grid, cache: str | Path) -> bool:
@@ -123,12 +124,13 @@ class Scan:
         """Preprocess the scan, or read what an earlier call has kept.
 
         The report is kept once and serves every grid, each volume by its grid: the scan is
-        registered once.
+        registered once. What takes a moment, the way to a grid of `helpers.grids.native`, is gone
+        each time anew.
 
         Parameters
         ----------
         grid : Grid
-            In MNI space.
+            In MNI space, or of `helpers.grids.native`: then nothing is registered.
         cache : str or Path
             Folder of the kept volumes (NIfTI) and reports (JSON). Several programs may share it.
 
@@ -146,6 +148,9 @@ class Scan:
         BrokenScanError
             If a file is damaged, the mask is missing, or the registration failed.
         """
+        if grid.is_native:
+            image, *masks = self._files(grid)
+            return native.centred(image, grid, mask=masks[0] if masks else None)
         kept, report = self._kept(grid, cache), self.kept_report(cache)
         if kept is not None and report is not None:
             return torch.from_numpy(grids.read(kept)[0])[None], report
@@ -186,9 +191,9 @@ class Scan:
         BrokenScanError
             As `prepare`; and if the scan lies on the grid but is no standardised brain.
         """
-        self._files()
-        native = grids.read_grid(self.image)
-        if native.upright() != grid or self.is_prepared(grid, cache):
+        self._files(grid)
+        own = grids.read_grid(self.image)
+        if grid.is_native or own.upright() != grid or self.is_prepared(grid, cache):
             return self.prepare(grid, cache)
         data, _ = grids.read(self.image)
         volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy
@@ -199,7 +204,7 @@ class Scan:
                 f"{self.image} lies on the model's grid, so it is not preprocessed again; but "
                 f"{error}. Make it so with intensities.standardise, or give the raw scan"
             ) from error
-        return volume, Report(native, np.eye(4), None, None, correlation, volume_ratio=1.0)
+        return volume, Report(own, np.eye(4), None, None, correlation, volume_ratio=1.0)
 
     def _kept(self, grid: Grid, cache: str | Path) -> Path | None:
         """Return where a cache holds this scan's volume, as it is now; None unless it is whole."""
@@ -208,21 +213,24 @@ class Scan:
             said = json.loads(self.derived(cache, preprocessed(grid, ".json")).read_text())
             whole = said["Key"] == self.key(grid) and said["SHA256"] == runtime.checksum(kept)
         except (FileNotFoundError, ValueError, TypeError, KeyError):
-            self._files()  # is it the scan that is missing?
+            self._files(grid)  # is it the scan that is missing?
             return None
         return kept if whole else None
 
-    def _files(self) -> list[Path]:
-        """Return the files that are there; raise if one is missing."""
+    def _files(self, grid: Grid | None = None) -> list[Path]:
+        """Return the scan, and the mask that it has on a grid; raise if one is missing."""
         if not self.image.exists():  # also a link to content that was never fetched (DataLad)
             raise FileNotFoundError(f"{self.image} does not exist, or is a link that leads nowhere")
-        if self.mask is None:
+        mask = self.mask
+        if mask is None and grid is not None and grid.is_native:
+            mask = self.segmentation
+        if mask is None:
             return [self.image]
-        if not self.mask.exists():
+        if not mask.exists():
             # Falling back on the template's mask would cut this brain out in another way than the
             # rest, and a network may learn the cut.
-            raise BrokenScanError(f"its mask is missing: expected {self.mask}")
-        return [self.image, self.mask]
+            raise BrokenScanError(f"its mask is missing: expected {mask}")
+        return [self.image, mask]
 
 
 def preprocessed(grid: Grid, suffix: str = ".nii.gz") -> str:
@@ -370,6 +378,8 @@ def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid)
     >>> grids.save(values, report.native, "map_of_the_fourth.nii.gz")  # doctest: +SKIP
     """
     values = explained_map[0].numpy()
+    if grid.is_native:  # its voxels may lie on the scan's: the outermost, too
+        grid = grids.widened(grid)
     in_mni = Grid(report.native.shape, report.to_mni @ report.native.affine)
     # On the grid's own voxels, in whatever order, nothing is interpolated.
     moved = grids.resample(values, grid, in_mni, nearest=in_mni.upright() == grid)

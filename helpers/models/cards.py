@@ -16,6 +16,10 @@ shape, and their intensities are made what the network expects:
   ``NormalizeIntensity`` does it;
 - ``"zscore_brain"``: the same over the brain alone, background 0 (with ``nonzero=True``);
 - ``"unit"``: divided by the brightest voxel, from 0 to 1, as MONAI's ``ScaleIntensity``.
+
+``space = "native"`` says that the network was trained on scans that nobody had registered (the
+default is ``"mni"``). Brains, cut out by their masks, are then brought to this spacing along the
+scan's own axes and cropped or padded about their own middle, see `helpers.cohorts.native`.
 """
 
 import json
@@ -40,6 +44,10 @@ INTENSITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         brain, (volume - volume[brain].mean()) / volume[brain].std(correction=0), 0.0
     ),
     "unit": lambda volume, brain: volume / volume.max(),
+}
+SPACES: dict[str, Callable[[float, tuple[int, int, int]], Grid]] = {
+    "mni": grids.mni,
+    "native": grids.native,
 }
 _NEEDED = ("classes", "shape", "spacing_mm")
 
@@ -127,6 +135,10 @@ def check_card(card: Any, where: object = "the card") -> None:
         raise ValueError(
             f"{where} has the intensity {rule!r}; expected one of {sorted(INTENSITIES)}"
         )
+    if card.get("space", "mni") not in list(SPACES):
+        raise ValueError(
+            f"{where} has the space {card['space']!r}; expected one of {sorted(SPACES)}"
+        )
     try:
         card_grid(card)
     except (TypeError, ValueError) as error:
@@ -134,7 +146,7 @@ def check_card(card: Any, where: object = "the card") -> None:
 
 
 def card_grid(card: Mapping[str, Any]) -> Grid:
-    """Return the grid in MNI space whose voxels a network reads.
+    """Return the grid whose voxels a network reads: in MNI space, or about each brain's middle.
 
     Examples
     --------
@@ -143,7 +155,7 @@ def card_grid(card: Mapping[str, Any]) -> Grid:
     >>> models.card_grid(card).shape
     (80, 96, 80)
     """
-    return grids.mni(card["spacing_mm"], tuple(card["shape"]))
+    return SPACES[card.get("space", "mni")](card["spacing_mm"], tuple(card["shape"]))
 
 
 def as_the_network_reads(
@@ -164,7 +176,7 @@ def as_the_network_reads(
 
 
 def draft_card(
-    model: nn.Module, shape: tuple[int, int, int], *, spacing_mm: float
+    model: nn.Module, shape: tuple[int, int, int], *, spacing_mm: float, space: str = "mni"
 ) -> dict[str, Any]:
     """Ask a network how many answers it gives, and return a card that only lacks their names.
 
@@ -172,6 +184,8 @@ def draft_card(
     ----------
     shape, spacing_mm
         What the network was trained on.
+    space : str
+        ``"native"`` if its scans were not registered; default ``"mni"``.
 
     Raises
     ------
@@ -198,6 +212,7 @@ def draft_card(
         "shape": list(shape),
         "spacing_mm": spacing_mm,
         "intensity": "median",
+        **({} if space == "mni" else {"space": space}),
     }
     check_card(card)
     return card

@@ -28,6 +28,16 @@ from helpers.study.folders import Study
 from helpers.study.records import Maps
 from helpers.viewers.sheet import sheet
 
+_NATIVE = (
+    'this network reads scans that were not registered (space = "native" in its card), and what '
+    "lies in MNI space does not lie on them: leave the atlas out and name each person's own "
+    "regions instead (--segmentations, --segmentation-names). Of the verbs, only explain takes it; "
+    "trust, simulate and maximize need a network of registered scans"
+)
+_FROM = "mm from the brain's middle"
+# Share of a brain.
+_WORTH_A_WARNING = 0.005
+
 
 def explain(
     study: Study,
@@ -51,6 +61,11 @@ def explain(
     ``group``: ``desc-gradcam_scans.tsv`` with one row a scan, ``desc-gradcam_regions.tsv`` with
     one row a scan, region and side, and ``desc-gradcam_summary.json`` with counts.
 
+    A network whose card says ``space = "native"`` sees each brain in its own space, see
+    `helpers.cohorts.native`: nothing is registered, there is no map in MNI space, no table by an
+    atlas, and places are in the scan's own millimetres. The record says how much of the brain the
+    network's voxels cut off (``cut_off``, a share), the warnings from half a percent on.
+
     Parameters
     ----------
     study : Study
@@ -68,7 +83,8 @@ def explain(
     layer : str, optional
         For methods that look at a layer.
     atlas : Atlas, optional
-        On the model's grid; default the tissues of the template.
+        On the model's grid; default the tissues of the template. None for a network in native
+        space.
     segmentation_names : str or Path, optional
         Names of the labels of the study's ``segmentations``, see `helpers.anatomy.atlas`: writes
         ``desc-gradcam_ownregions.tsv``, each map by its person's own regions.
@@ -107,9 +123,12 @@ def explain(
     fabric = fabric or launched_fabric()
     pending = None
     with together(fabric):
-        grid = model_grid(model)
-        atlas = anatomy.atlas(grid) if atlas is None else atlas
-        if atlas.grid != grid:
+        grid = _grid(model)
+        if grid.is_native and atlas is not None:
+            raise ValueError(_NATIVE)
+        if not grid.is_native and atlas is None:
+            atlas = anatomy.atlas(grid)
+        if atlas is not None and atlas.grid != grid:
             raise ValueError(
                 "the atlas lies on another grid; make it with anatomy.atlas(grid, ...)"
             )
@@ -131,12 +150,16 @@ def explain(
         found, explained_map = _explained(networks, model.card, volume, explain_one, target)
         if isinstance(model, models.FoldSet):
             found["fold"] = model.fold_of.get(scan.participant_id)
-        record = {**found, **_place(explained_map, grid), **report.quality()}
-        lines = [method, *_in_words(record)]
+        where = report.in_scan(grid) if grid.is_native else grid
+        record = {**found, **_place(explained_map, where), **report.quality()}
+        if grid.is_native:
+            record |= _reach(record, report.cut_off)
+        lines = [method, *([_FROM] if grid.is_native else []), *_in_words(record)]
         # The volume that the network saw, not the file: no faces, the same slices for everybody.
         picture = sheet(volume, explained_map, grid=grid, title=scan.name, lines=lines)
-        own, in_mni, drawn, _ = maps.files(scan)
-        grids.save(explained_map, grid, in_mni)
+        own, *in_mni, drawn, _ = maps.files(scan)
+        for file in in_mni:
+            grids.save(explained_map, grid, file)
         grids.save(to_scan(explained_map, report, grid), report.native, own)
         with runtime.replacing(drawn) as unfinished:
             # Half the time of Pillow's default, for files that are 2 % larger.
@@ -195,7 +218,8 @@ def maps_of(
         "layer": layer,
         "intensity": model.card.get("intensity", "median"),
     }
-    return Maps(study, method, model_grid(model), settings)
+    grid = _grid(model)
+    return Maps(study, method, grid, settings | ({"space": "native"} if grid.is_native else {}))
 
 
 def unexplained(maps: Maps) -> list[Scan]:
@@ -209,8 +233,17 @@ def model_grid(model: nn.Module) -> Grid:
     Raises
     ------
     ValueError
-        If the card is missing, incomplete or wrong, see `helpers.models.cards`.
+        If the card is missing, incomplete or wrong, see `helpers.models.cards`, or the network
+        reads scans in their own space.
     """
+    grid = _grid(model)
+    if grid.is_native:
+        raise ValueError(_NATIVE)
+    return grid
+
+
+def _grid(model: nn.Module) -> Grid:
+    """Return the grid that a model reads, in whatever space."""
     card = getattr(model, "card", {})
     models.check_card(card, "the model's card")
     return models.card_grid(card)
@@ -282,11 +315,19 @@ def _explained(
 
 
 def _place(explained_map: Tensor, grid: Grid) -> dict:
-    """Say where, in MNI millimetres, the map is strongest, and how strong."""
+    """Say where, in the grid's millimetres, the map is strongest, and how strong."""
     values = explained_map[0].numpy()
     peak = np.unravel_index(np.abs(values).argmax(), values.shape)
     where = dict(zip(("x_mm", "y_mm", "z_mm"), grid.millimetres(peak).tolist(), strict=True))
     return {"strongest": float(values[peak]), **where}
+
+
+def _reach(record: dict, cut_off: float) -> dict:
+    """Say how much of a brain the network has not seen."""
+    said = [record["warnings"]] if record["warnings"] else []
+    if cut_off >= _WORTH_A_WARNING:
+        said.append(f"{cut_off:.0%} of the brain does not fit onto the network's voxels")
+    return {"cut_off": cut_off, "warnings": "; ".join(said)}
 
 
 def _in_words(record: dict) -> list[str]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helpers import anatomy, evaluation, viewers
+from helpers.errors import NotRegisteredError
 from helpers.grids import Grid
 from helpers.study.folders import Study
 from helpers.study.grouping import maps_of_people
@@ -23,6 +24,9 @@ def maps(page: Page, study: Study, method: str, table: pd.DataFrame) -> None:
         _, found, grid = maps_of_people(study, method)
     except FileNotFoundError:
         page.text("There is no map.")
+        return
+    except NotRegisteredError as error:
+        page.text(f"No mean map: {error}.")
         return
     _mean(page, found, grid, method, "mean map")
     label = method.replace("_", "")

@@ -13,6 +13,7 @@ from helpers import anatomy, attribution, evaluation, grids
 from helpers.anatomy import Atlas
 from helpers.cohorts import participants
 from helpers.cohorts.scans import Scan, on_grid
+from helpers.errors import NotRegisteredError
 from helpers.evaluation.two_truths import smoothed
 from helpers.grids import Grid
 from helpers.study.folders import Study
@@ -73,6 +74,8 @@ def group(
     ------
     FileNotFoundError
         If there are no maps of the method, or no ``participants.tsv`` where one is needed.
+    NotRegisteredError
+        If the network has seen scans in their own space: a mean over people says nothing then.
     ValueError
         If the label has not two groups, a covariate is missing or constant, or as `group_test`.
 
@@ -156,6 +159,8 @@ def maps_of_people(
     ------
     FileNotFoundError
         If there are none.
+    NotRegisteredError
+        If the network has seen scans in their own space.
     ValueError
         If the method is unknown or the maps lie on several grids.
     """
@@ -163,6 +168,14 @@ def maps_of_people(
     if method not in known_methods:
         raise ValueError(f"unknown method {method!r}; there are {known_methods}")
     label = method.replace("_", "")
+    settings = read(study.output / f"desc-{label}_map.json", "ignored") or {}
+    if settings.get("space") == "native":
+        raise NotRegisteredError(
+            f"the maps of {method} in {study.output} lie on scans that were not registered (space "
+            f'= "native" in the network\'s card), so a voxel is another place in each of them and '
+            f"their mean says nothing. People can be compared by their own regions: brain-cnns "
+            f"explain --segmentations writes {study.group(f'desc-{label}_ownregions.tsv')}"
+        )
     rows, maps, found = [], [], set()
     for scan in study.scans if scans is None else scans:
         record = read(scan.derived(study.output, f"_desc-{label}_map.json"), "it is left out")

@@ -60,10 +60,14 @@ class Maps:
         return self.method.replace("_", "")
 
     @property
-    def endings(self) -> tuple[str, str, str, str]:
-        """What a scan's name is followed by: map, map in MNI space, picture, record (the last)."""
+    def endings(self) -> tuple[str, ...]:
+        """What a scan's name is followed by: map, map in MNI space, picture, record (the last).
+
+        Of a network in native space, there is no map in MNI space.
+        """
         own = f"_desc-{self.label}_map"
-        return f"{own}.nii.gz", f"{on_grid(self.grid)}{own}.nii.gz", f"{own}.png", f"{own}.json"
+        in_mni = [] if self.grid.is_native else [f"{on_grid(self.grid)}{own}.nii.gz"]
+        return f"{own}.nii.gz", *in_mni, f"{own}.png", f"{own}.json"
 
     def files(self, scan: Scan) -> list[Path]:
         """Return where a scan's map, map in MNI space, picture and record belong."""
@@ -138,9 +142,11 @@ class Maps:
         return pd.DataFrame(rows).reindex(columns=self.columns)
 
     def write_tables(
-        self, atlas: Atlas, segmentation_names: str | Path | None = None
+        self, atlas: Atlas | None, segmentation_names: str | Path | None = None
     ) -> pd.DataFrame:
         """Write tables of scans and regions and a summary into ``group``; return that of scans.
+
+        Without an atlas, as in native space, there is no table of regions.
 
         With names of their labels, also a table by the regions of each person's own segmentation.
         """
@@ -148,10 +154,11 @@ class Maps:
         good = table["problem"].isna()
         columns = ["name", "region", "side", "voxels", "mean", "mean_absolute"]
         scans = [scan for scan, whole in zip(self.study.scans, good, strict=True) if whole]
-        regions = [self._regions(scan, atlas) for scan in scans]
-        regions = pd.concat(regions) if regions else pd.DataFrame(columns=columns)
         write_table(table, self.group("_scans.tsv"))
-        write_table(regions, self.group("_regions.tsv"))
+        if atlas is not None:
+            regions = [self._regions(scan, atlas) for scan in scans]
+            regions = pd.concat(regions) if regions else pd.DataFrame(columns=columns)
+            write_table(regions, self.group("_regions.tsv"))
         if segmentation_names is not None:
             own = [self._own_regions(scan, segmentation_names) for scan in scans]
             own = pd.concat(own) if own else pd.DataFrame(columns=columns)

@@ -58,6 +58,8 @@ def by_own_region(
     own = anatomy.atlas(native, file, names=names)
     brain = to_scan(volume, report, grid) > 0.05
     inside = own.labels.numpy() > 0
+    if report.cut_off:  # what the network's voxels do not reach says nothing about the place
+        inside &= to_scan(torch.full_like(volume, 100), report, grid) > 50
     dice = 2 * np.count_nonzero(brain & inside) / (np.count_nonzero(brain) + inside.sum())
     if dice < _LEAST_DICE:
         raise BrokenScanError(

@@ -65,6 +65,8 @@ def test_a_card_in_toml_and_in_json_say_the_same(tmp_path):
         ({"spacing_mm": "2"}, "a spacing_mm of '2'"),
         ({"spacing_mm": 0}, "must be a positive number"),
         ({"spacing_mm": float("inf")}, "must be a positive number"),
+        ({"space": "scanner"}, r"the space 'scanner'; expected one of \['mni', 'native'\]"),
+        ({"space": ["native"]}, r"the space \['native'\]; expected one of"),
         ({"intensity": "z-score"}, r"'z-score'; expected one of \['median', 'unit', 'zscore'"),
     ],
 )
@@ -73,6 +75,23 @@ def test_cards_that_are_refused(tmp_path, changed, message):
     path.write_text(json.dumps({**CARD, **changed}))
     with pytest.raises(ValueError, match=message):
         models.read_card(path)
+
+
+def test_the_space_of_a_card():
+    shape = tuple(CARD["shape"])
+    for card in (CARD, {**CARD, "space": "mni"}):
+        assert models.card_grid(card) == grids.mni(2.0, shape)
+        assert not models.card_grid(card).is_native
+    own = models.card_grid({**CARD, "space": "native"})
+    assert own == grids.native(2.0, shape)
+    assert own.is_native
+    network = models.build("course", 2, (24, 28, 24))
+    drafts = [
+        models.draft_card(network, (24, 28, 24), spacing_mm=8.0, space=space)
+        for space in ("mni", "native")
+    ]
+    assert "space" not in drafts[0]
+    assert drafts[1] == {**drafts[0], "space": "native"}
 
 
 @pytest.mark.parametrize("missing", CARD)

@@ -81,6 +81,23 @@ def test_the_validator_does_find_what_is_wrong(out, tmp_path):
     assert ("NOT_INCLUDED", "/tables/") in wrong
 
 
+def test_the_validator_accepts_maps_in_native_space(place, tmp_path):
+    models.save_pretrained(network(), "native", {**CARD, "space": "native"}, folder=place)
+    out = tmp_path / "out"
+    assert explain(place / "study", out, MASKS, model="native.safetensors") == 1
+    wrong, summary = found_wrong(out)
+    assert not wrong
+    assert summary["totalFiles"] == 1  # maps, for which BIDS has no words, and nothing in MNI space
+    assert not list(out.rglob("*space-*"))
+    for scan in SCANS:
+        raw, codes, _ = header(place / f"study/{scan}_T1w.nii.gz")
+        own, own_codes, _ = header(out / f"{scan}_desc-gradient_map.nii.gz")
+        np.testing.assert_allclose(own.affine, raw.affine, atol=1e-5)
+        assert own_codes == codes
+        said = json.loads((out / f"{scan}_desc-gradient_map.json").read_text())
+        assert said["Sources"] == [f"bids:raw:{scan}_T1w.nii.gz"]
+
+
 def header(path):
     image = nib.load(path)
     codes = image.get_sform(coded=True)[1], image.get_qform(coded=True)[1]
