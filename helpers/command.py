@@ -401,6 +401,18 @@ Over two processes, the scans divided between them:
     parser.add_argument("--method", required=True, choices=METHODS, metavar="METHOD")
     parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
     parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
+    parser.add_argument(
+        "--smooth-mm",
+        type=float,
+        default=0.0,
+        help="FWHM of a Gaussian for pictures and the strongest place; the maps stay as they came",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="leave out of the pictures what is weaker than this share of the strongest",
+    )
     _add_atlas(parser)
     parser.add_argument(
         "--segmentations",
@@ -427,6 +439,8 @@ def _explain(options: argparse.Namespace) -> int:
         "method": options.method,
         "target": None if options.target == "predicted" else options.target,
         "layer": options.layer,
+        "smooth_mm": options.smooth_mm,
+        "threshold": options.threshold,
     }
     if options.dry_run:
         return _report_waiting(

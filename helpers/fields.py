@@ -21,6 +21,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+FWHM_PER_SD = math.sqrt(8 * math.log(2))  # of a Gaussian
+
 # Why not MONAI's Warp and DVF2DDF: the same numbers to the last bit, values and gradients (see the
 # tests), but 1.2 times the time here, on one thread for a single subject, and for whole grids only.
 

@@ -6,6 +6,7 @@ on where it stopped and several processes share the work without getting in each
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
+from helpers import anatomy, attribution, evaluation, fields, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.scans import Scan, check_names, to_scan
 from helpers.errors import InterruptedWarning
@@ -46,6 +47,8 @@ def explain(
     method: str,
     target: str | None = None,
     layer: str | None = None,
+    smooth_mm: float = 0.0,
+    threshold: float = 0.0,
     atlas: Atlas | None = None,
     segmentation_names: str | Path | None = None,
     scans: bool = True,
@@ -82,6 +85,12 @@ def explain(
         Class to explain; default each scan's predicted class.
     layer : str, optional
         For methods that look at a layer.
+    smooth_mm : float
+        Width (FWHM) of the Gaussian before the strongest place is looked for and the picture is
+        drawn; default 0. The maps themselves stay as they came.
+    threshold : float
+        What is weaker than this share of the strongest is left out of the picture, 0 to 1; default
+        0.
     atlas : Atlas, optional
         On the model's grid; default the tissues of the template. None for a network in native
         space.
@@ -107,9 +116,9 @@ def explain(
     Raises
     ------
     ValueError
-        If the method, target, layer or atlas do not fit, the method fails on the template's brain
-        too, scans would overwrite each other's maps, or the output holds maps of this method that
-        were made with other settings.
+        If the method, target, layer, an option or atlas do not fit, the method fails on the
+        template's brain too, scans would overwrite each other's maps, or the output holds maps of
+        this method that were made with other settings.
     CannotWriteError
         If the disk is full or refuses.
     OtherProcessError
@@ -134,7 +143,8 @@ def explain(
             )
         # Bars of several processes would write over each other.
         explain_one = _explainer(model, method, layer, progress and fabric.world_size == 1)
-        maps = maps_of(study, model, method=method, target=target, layer=layer)
+        how = {"target": target, "layer": layer, "smooth_mm": smooth_mm, "threshold": threshold}
+        maps = maps_of(study, model, method=method, **how)
         check_names(study.folder, study.scans, maps.endings)
         model.to(fabric.device)
         if fabric.is_global_zero:  # one looks for all, before anything is written
@@ -151,12 +161,13 @@ def explain(
         if isinstance(model, models.FoldSet):
             found["fold"] = model.fold_of.get(scan.participant_id)
         where = report.in_scan(grid) if grid.is_native else grid
-        record = {**found, **_place(explained_map, where), **report.quality()}
+        shown = _shown(explained_map, grid, smooth_mm, threshold)
+        record = {**found, **_place(shown, where), **report.quality()}
         if grid.is_native:
             record |= _reach(record, report.cut_off)
         lines = [method, *([_FROM] if grid.is_native else []), *_in_words(record)]
         # The volume that the network saw, not the file: no faces, the same slices for everybody.
-        picture = sheet(volume, explained_map, grid=grid, title=scan.name, lines=lines)
+        picture = sheet(volume, shown, grid=grid, title=scan.name, lines=lines)
         own, *in_mni, drawn, _ = maps.files(scan)
         for file in in_mni:
             grids.save(explained_map, grid, file)
@@ -198,25 +209,34 @@ def maps_of(
     method: str,
     target: str | None = None,
     layer: str | None = None,
+    smooth_mm: float = 0.0,
+    threshold: float = 0.0,
 ) -> Maps:
     """Return what `explain` writes for a network and a method, and where.
 
     Raises
     ------
     ValueError
-        If the method or the target is unknown.
+        If the method or the target is unknown, or an option does not fit.
     """
+    if not (0 <= smooth_mm < math.inf and 0 <= threshold <= 1):
+        raise ValueError(
+            f"expected a smooth_mm of 0 or more and a threshold from 0 to 1, got {smooth_mm} and "
+            f"{threshold}"
+        )
     if method not in attribution.METHODS:
         raise ValueError(f"unknown method {method!r}; there are {sorted(attribution.METHODS)}")
     classes = list(model.card["classes"])
     if target is not None and target not in classes:
         raise ValueError(f"there is no class {target!r}; the model knows {classes}")
+    shown = {"smooth_mm": smooth_mm, "threshold": threshold}
     settings = {
         "weights_sha256": keyed.fingerprint(model),
         "method": method,
         "target": target or "predicted",
         "layer": layer,
         "intensity": model.card.get("intensity", "median"),
+        **{name: value for name, value in shown.items() if value},
     }
     grid = _grid(model)
     return Maps(study, method, grid, settings | ({"space": "native"} if grid.is_native else {}))
@@ -312,6 +332,13 @@ def _explained(
         "warnings": "; ".join(dict.fromkeys(said)),
     }
     return found, explained_map
+
+
+def _shown(explained_map: Tensor, grid: Grid, smooth_mm: float, threshold: float) -> Tensor:
+    """Return what of a map is looked at, in the air as well, where a map should be 0."""
+    width = smooth_mm / fields.FWHM_PER_SD / grid.spacing_mm[0]
+    shown = fields.gaussian_blur(explained_map[None], width)[0] if width else explained_map
+    return shown * (shown.abs() >= threshold * shown.abs().max())
 
 
 def _place(explained_map: Tensor, grid: Grid) -> dict:

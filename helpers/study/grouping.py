@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import anatomy, attribution, evaluation, grids
+from helpers import anatomy, attribution, evaluation, fields, grids
 from helpers.anatomy import Atlas
 from helpers.cohorts import participants
 from helpers.cohorts.scans import Scan, on_grid
@@ -19,8 +19,6 @@ from helpers.grids import Grid
 from helpers.study.folders import Study
 from helpers.study.records import SIMULATED, read, write_table
 from helpers.study.training import HEAD_SIZE
-
-_FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 
 
 def group(
@@ -114,7 +112,7 @@ def group(
         atlas = anatomy.atlas(grid)
     brain = anatomy.template(grid).mask[None]
     within = brain.expand_as(maps)
-    sigma = smooth_mm / _FWHM_PER_SIGMA / grid.spacing_mm[0]
+    sigma = smooth_mm / fields.FWHM_PER_SD / grid.spacing_mm[0]
     found = evaluation.group_test(
         smoothed(maps, form="signed", width=sigma, within=within),
         labels,

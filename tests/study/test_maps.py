@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_study import contents, main
 
@@ -111,6 +112,32 @@ def test_the_map_is_strongest_in_the_lesion(cohort, output, name, i, to_mni):
     row = pd.read_csv(output / "group/desc-lrp_scans.tsv", sep="\t").set_index("name").loc[name]
     assert distance_mm(cohort, i, row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)) < 4
     assert row["predicted"] == row["explained"] == cohort.classes[cohort.labels[i]]
+
+
+def coloured(picture):
+    with Image.open(picture) as drawn:
+        pixels = np.asarray(drawn).astype(int)
+    return np.ptp(pixels[pixels.shape[0] // 3 :], axis=-1) > 40  # below the text and its scale
+
+
+def test_what_is_looked_at_may_be_smoothed_and_cut_the_map_stays(output, folder, tmp_path):
+    explain_study(folder, tmp_path, "--smooth-mm=12")
+    name = f"a{IN_MNI}_desc-lrp_map.nii.gz"
+    assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+    values, grid = grids.read(tmp_path / name)
+    sd = 12 / 4 / np.sqrt(8 * np.log(2))
+    smooth = ndimage.gaussian_filter(values.astype(float), sd, mode="nearest", truncate=4)
+    peak = np.unravel_index(np.abs(smooth).argmax(), smooth.shape)
+    row = pd.read_csv(tmp_path / "group/desc-lrp_scans.tsv", sep="\t").set_index("name").loc["a"]
+    assert row[["x_mm", "y_mm", "z_mm"]].tolist() == grid.millimetres(peak).tolist()
+    assert row["strongest"] == pytest.approx(smooth[peak], rel=1e-3)
+    explain_study(folder, tmp_path / "cut", "--threshold=0.6")
+    picture = "a_desc-lrp_map.png"
+    assert 0 < coloured(tmp_path / "cut" / picture).sum() < 0.5 * coloured(output / picture).sum()
+    with pytest.raises(SystemExit):  # the folder holds pictures that were drawn otherwise
+        explain_study(folder, tmp_path)
+    with pytest.raises(SystemExit):
+        explain_study(folder, tmp_path / "other", "--threshold=2")
 
 
 def test_on_the_models_voxels_the_map_is_the_methods_to_the_bit(cohort, output):
