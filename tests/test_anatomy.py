@@ -1,4 +1,7 @@
+import threading
 import warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import nibabel as nib
 import numpy as np
@@ -127,6 +130,44 @@ def test_atlas_of_a_nilearn_fetcher(source, tmp_path):
         found = anatomy.atlas(grids.mni(), fetched)
     assert found.names == {1: "Right Hippocampus", 2: "Left Lateral Ventricle"}
     check_regions(found, grids.mni())
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_an_atlas_is_downloaded_on_its_first_use(source, tmp_path, monkeypatch):
+    """Schaefer's, by nilearn's own function, from a server of ours; then without one."""
+    stem = "Schaefer2018_100Parcels_7Networks_order"
+    (tmp_path / "served").mkdir()
+    nib.save(source, tmp_path / f"served/{stem}_FSLMNI152_2mm.nii.gz")
+    (tmp_path / f"served/{stem}.txt").write_text(
+        "1\t7Networks_RH_Vis_1\t1\t2\t3\t0\n2\t7Networks_LH_Vis_1\t4\t5\t6\t0\n"
+        "3\t7Networks_LH_Dot\t7\t8\t9\t0\n"
+    )
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "served")
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetch = partial(
+            anatomy.DOWNLOADED["schaefer"],
+            base_url=f"http://127.0.0.1:{server.server_port}/",
+            data_dir=tmp_path / "kept",
+            verbose=0,
+        )
+        monkeypatch.setitem(anatomy.DOWNLOADED, "schaefer", fetch)
+        with pytest.warns(UserWarning, match="hold no voxel of the grid"):
+            found = anatomy.atlas(None, "schaefer")
+        server.shutdown()
+    assert found.names == {1: "7Networks_RH_Vis_1", 2: "7Networks_LH_Vis_1"}
+    check_regions(found, grids.mni())
+    with pytest.warns(UserWarning, match="hold no voxel of the grid"):
+        assert torch.equal(anatomy.atlas(None, "schaefer").labels, found.labels)
+    elsewhere = partial(fetch, data_dir=tmp_path / "other")
+    monkeypatch.setitem(anatomy.DOWNLOADED, "schaefer", elsewhere)
+    with pytest.raises(ConnectionError, match="'schaefer' could not be fetched .* aal, desikan"):
+        anatomy.atlas(None, "schaefer")
 
 
 @pytest.mark.parametrize("voxels", [0, 1, 3, 40])
