@@ -39,7 +39,7 @@ _SPACES = ("scanner", "aligned", "talairach", "mni", "template")
 _HEADER_BYTES = nib.Nifti2Header.template_dtype.itemsize  # the longer one
 # The length of its header, in either byte order: how a NIfTI-2 file begins.
 _NIFTI_2 = tuple(_HEADER_BYTES.to_bytes(4, order) for order in ("little", "big"))
-_CHECKED_AT_ONCE = 16
+_CHECKED_AT_ONCE = 4
 _FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 
 

@@ -5,13 +5,18 @@ import warnings
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, IncrementalPCA
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import gen_batches
+from torch import Tensor
 
+from helpers import tensors
 from helpers.cohorts import Cohort
 from helpers.models.scoring import scores
+
+_AT_ONCE = 64  # volumes of a cohort that is larger than memory
 
 
 def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 0) -> pd.DataFrame:
@@ -25,7 +30,8 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
     train, test : Cohort
         Of the same classes and grid, with no subject in common.
     components : int
-        Principal components of the voxels, at most one fewer than the training subjects.
+        Principal components of the voxels, at most one fewer than the training subjects. Those of
+        more than a gigabyte of volumes are found piece by piece, and are nearly the same.
 
     Returns
     -------
@@ -71,14 +77,10 @@ def reference_logits(
         volume = make_pipeline(StandardScaler(), LogisticRegression())
         volume.fit(sizes[0], train.labels.numpy())
         found["brain volume"] = _logits(volume, sizes[1], test)
-    voxels = make_pipeline(
-        PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed),
-        StandardScaler(),
-        LogisticRegression(max_iter=2000),
-    )
-    voxels.fit(train.volumes.flatten(1).numpy(), train.labels.numpy())
-    flat = test.volumes.flatten(1).numpy()
-    found["PCA + logistic regression"] = _logits(voxels, flat, test)
+    of_train, of_test = _principal(train, test, components, seed)
+    voxels = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    voxels.fit(of_train, train.labels.numpy())
+    found["PCA + logistic regression"] = _logits(voxels, of_test, test)
     return found
 
 
@@ -96,14 +98,34 @@ def reference_numbers(
     if not _why_unknown(*sizes, train, test):
         volume = make_pipeline(StandardScaler(), LinearRegression())
         found["brain volume"] = volume.fit(sizes[0], known).predict(sizes[1])
-    voxels = make_pipeline(
-        PCA(min(components, len(train) - 1), svd_solver="randomized", random_state=seed),
-        StandardScaler(),
-        RidgeCV(np.logspace(-2, 4, 13)),
-    )
-    voxels.fit(train.volumes.flatten(1).numpy(), known)
-    found["PCA + ridge regression"] = voxels.predict(test.volumes.flatten(1).numpy())
+    of_train, of_test = _principal(train, test, components, seed)
+    voxels = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13)))
+    found["PCA + ridge regression"] = voxels.fit(of_train, known).predict(of_test)
     return found
+
+
+def _principal(
+    train: Cohort, test: Cohort, components: int, seed: int
+) -> tuple[Float[np.ndarray, "known component"], Float[np.ndarray, "new component"]]:
+    """Return what the principal components of the training volumes are in both cohorts."""
+    components = min(components, len(train) - 1)
+
+    def flat(volumes: Tensor) -> Float[np.ndarray, "subject voxel"]:
+        return volumes.flatten(1).numpy()
+
+    if not tensors.is_large(train.volumes.shape):
+        pca = PCA(components, svd_solver="randomized", random_state=seed)
+        # As one step: what the fit has found is the result for those whom it has seen.
+        return pca.fit_transform(flat(train.volumes)), pca.transform(flat(test.volumes))
+    pca = IncrementalPCA(components)
+    at_once = max(_AT_ONCE, components)
+    for rows in gen_batches(len(train), at_once, min_batch_size=components):
+        pca.partial_fit(flat(train.volumes[rows]))
+    of_train, of_test = (
+        np.concatenate([pca.transform(flat(part)) for part in cohort.volumes.split(at_once)])
+        for cohort in (train, test)
+    )
+    return of_train, of_test
 
 
 def _numbers(cohort: Cohort, target: str) -> np.ndarray:
@@ -111,7 +133,7 @@ def _numbers(cohort: Cohort, target: str) -> np.ndarray:
 
 
 def _brain_volume_ml(cohort: Cohort) -> np.ndarray:
-    voxels = (cohort.volumes != 0).flatten(1).sum(1, keepdim=True).numpy()
+    voxels = np.array([[int(volume.count_nonzero())] for volume in cohort.volumes])
     volume_ml = voxels * cohort.grid.voxel_volume_mm3 / 1000
     if "volume_ratio" in cohort.participants:
         ratio = pd.to_numeric(cohort.participants["volume_ratio"], errors="coerce")
