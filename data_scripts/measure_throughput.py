@@ -49,7 +49,7 @@ def main() -> None:
         measured |= measure()
         print(measured, flush=True)
     column = {
-        "measured": measured,
+        "measured": {name: float(f"{value:.4g}") for name, value in measured.items()},
         "quiet": load < QUIET_LOAD,
         "load_before": round(load, 2),
         "processor": runtime.processor(),
@@ -74,7 +74,8 @@ def device_name() -> str:
     """Return the name of the GPU, or of the processor with its threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{runtime.processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{runtime.processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def study_of_twelve() -> dict[str, float]:
@@ -84,7 +85,7 @@ def study_of_twelve() -> dict[str, float]:
         model = models.pretrained("lesion")
         seconds = {
             "preprocess": _seconds(lambda: preprocess(mine, progress=False)),
-            "explain": _seconds(lambda: explain(mine, model, method="grad_cam", progress=False)),
+            "explain": _seconds(lambda: explain(mine, model, method="gradient", progress=False)),
             "report": _seconds(lambda: report(mine)),
         }
         kept = sum(path.stat().st_size for path in mine.output.rglob("*") if path.is_file())
@@ -104,7 +105,7 @@ def training() -> dict[str, float]:
         cohort = cohorts.simulate("shortcut", people, SEED, grid=grids.mni(spacing_mm))
         model = models.build("course", 2, cohort.grid.shape, seed=SEED)
         history = models.train(model, cohort, epochs=2, batch_size=batch, progress=False)
-        speed = people / history["seconds"].iloc[-1]
+        speed = people / float(history["seconds"].iloc[-1])
         found[f"training_volumes_per_s_{spacing_mm:g}mm"] = speed
     return found
 
