@@ -141,6 +141,22 @@ def test_nothing_is_left_on_the_disk(on_disk):
     assert whole.sum() == 100
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system has no /proc")
+def test_a_cross_validation_takes_room_for_the_parts_of_one_fold(monkeypatch, on_disk):
+    cohort = cohorts.simulate("shortcut", subjects=12, grid=GRID)
+    zeros, mapped = tensors.zeros, []
+
+    def counted(*arguments):
+        made = zeros(*arguments)
+        mapped.append(Path("/proc/self/maps").read_text().count(str(on_disk)))
+        return made
+
+    monkeypatch.setattr(tensors, "zeros", counted)
+    models.cross_validate("course", cohort, folds=3, epochs=1, batch_size=4, progress=False)
+    tensors_of_a_cohort = 4  # its volumes, and the truth
+    assert max(mapped) == 3 * tensors_of_a_cohort
+
+
 def test_simple_models_of_a_cohort_on_the_disk(monkeypatch):
     train, test = cohorts.simulate("shortcut", subjects=90, grid=GRID).split([0.8, 0.2])
     held = models.baselines(train, test, components=5).set_index("model")
