@@ -3,8 +3,9 @@
     python data_scripts/measure_memory.py
 
 A few simulated people stand in for many: each comes again and again, with noise of its own. The
-cohort is split, as a fold of a cross-validation is, and a very small network is trained for an
-epoch: the memory of a larger one would come on top, however many people there are. Counted is what
+cohort is split, as a fold of a cross-validation is, a very small network is trained for an epoch,
+and the simple models are fitted beside it. The memory of a larger network would come on top,
+however many people there are. Counted is what
 the system cannot take back (the heap, and files that lie in memory), looked up every few
 milliseconds. The disk needs room for the cohort twice; nothing stays there.
 """
@@ -63,7 +64,7 @@ def main() -> None:
         results.write(
             "memory",
             {
-                "what": "Peak memory that cannot be taken back, of one epoch with a small network.",
+                "what": "Peak memory that cannot be taken back, of a fold with a small network.",
                 "command": "python data_scripts/measure_memory.py",
                 "seed": SEED,
                 "machine": runtime.processor(),
@@ -79,21 +80,24 @@ def crowd(people: int, different: int, grid: Grid) -> Cohort:
     volumes = tensors.zeros((people, 1, *grid.shape))
     for i in runtime.progress(range(people), label="noise"):
         noise = torch.randn(grid.shape, generator=runtime.generator(SEED, i))
-        volumes[i, 0] = few.volumes[i % different, 0] + NOISE * noise
+        one = few.volumes[i % different, 0]
+        volumes[i, 0] = one + NOISE * noise * (one != 0)
     table = pd.DataFrame({"participant_id": [f"sim-{i:05d}" for i in range(people)]})
     labels = few.labels[torch.arange(people) % different]
     return Cohort(volumes, labels, few.classes, table, grid)
 
 
 def train(cohort: Cohort) -> pd.DataFrame:
-    """Train a very small network for an epoch; return the history."""
+    """Fit a very small network, for an epoch, and simple models; return the network's history."""
     known, new = cohort.split([0.8, 0.2], seed=SEED)
     voxels = torch.tensor(cohort.grid.shape).div(4, rounding_mode="floor").prod()
     torch.manual_seed(SEED)
     model = nn.Sequential(
         nn.AvgPool3d(4), nn.Flatten(), nn.BatchNorm1d(int(voxels)), nn.Linear(int(voxels), 2)
     )
-    return models.train(model, known, validation=new, epochs=1, batch_size=BATCH, seed=SEED)
+    history = models.train(model, known, validation=new, epochs=1, batch_size=BATCH, seed=SEED)
+    models.baselines(known, new, seed=SEED)
+    return history
 
 
 class Peak:
