@@ -57,7 +57,7 @@ def from_bids(
     The first call registers every scan (five to eight seconds each); the volumes are kept in the
     cache, so that an interrupted call resumes and later calls take a moment. A cohort may be larger
     than memory: more than a gigabyte of volumes is read from the disk as training asks for it (see
-    `helpers.tensors`), with the same results to the bit, so there is nothing to choose.
+    `helpers.tensors`). What a network learns is the same to the bit, so there is nothing to choose.
 
     Parameters
     ----------

@@ -48,7 +48,8 @@ def baselines(train: Cohort, test: Cohort, *, components: int = 50, seed: int = 
     -----
     UserWarning
         If the brains' volumes cannot be known; their row is then left out. Scans without a mask of
-        their own have as many voxels in the brain as the template, all of them.
+        their own have as many voxels in the brain as the template, all of them. And if voxels are
+        averaged.
 
     Examples
     --------
@@ -124,6 +125,13 @@ def _voxels(
     people, shape = len(train) + len(test), train.grid.shape
     widths = itertools.count(1)
     width = next(w for w in widths if not tensors.is_large((people, *(n // w for n in shape))))
+    if width > 1:
+        was, seen = (f"{edge * train.grid.spacing_mm[0]:g} mm" for edge in (1, width))
+        warnings.warn(
+            f"the baseline of voxels sees voxels of {seen}: those of {was} take more memory than "
+            f"it may have. The network sees {was}, so it is compared with a coarser rival",
+            stacklevel=4,
+        )
     return _averaged(train.volumes, width), _averaged(test.volumes, width)
 
 

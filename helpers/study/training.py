@@ -54,7 +54,8 @@ def train(
     for two classes ``_confounds.tsv`` and ``_calibration.tsv``, and on request ``_learning.tsv``.
     A training that is finished is not repeated, one that was interrupted goes on. Scans that are
     more than a gigabyte together are read from the disk as they are asked for, so there may be more
-    of them than memory holds; the disk (``TMPDIR``) needs room for them twice.
+    of them than memory holds; the disk (``TMPDIR``) needs room for them twice, and the simple
+    models see coarser voxels.
 
     Parameters
     ----------
