@@ -26,8 +26,9 @@ grids, fields
     Voxel grids and NIfTI; deformations and their Jacobians.
 results
     Committed results of long computations.
-keyed, processes
-    Files that know what they were made from; which processes share the work.
+keyed, processes, tensors
+    Files that know what they were made from; which processes share the work; tensors larger than
+    memory.
 runtime
     Profile, device, seeds, progress, safe files.
 errors

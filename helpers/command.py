@@ -319,6 +319,7 @@ def _add_train(verbs) -> None:
 
 Everybody is judged by a network that has not seen her, beside simple models of head size and voxels
 on the same folds. What else goes with the label is asked: head size, and every --confounds column.
+There may be more scans than memory holds: they then lie on the disk, twice (TMPDIR says where).
 
     brain-cnns train my_study results --label sex --folds 5 --confounds age site
     brain-cnns train my_study results --label age --regression

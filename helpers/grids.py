@@ -368,16 +368,22 @@ def check_volumes(volumes: Tensor, grid: Grid | None = None) -> None:
             f"the volumes have {tuple(volumes.shape[2:])} voxels, the grid {grid.shape}; "
             f"bring them onto it with grids.resample"
         )
-    # Some at a time: a cohort's temporary copies would be larger than the cohort.
-    parts = [part.detach().flatten(1) for part in volumes.split(_CHECKED_AT_ONCE)]
-    finite = torch.cat([part.isfinite().all(1) for part in parts])
+    # The smallest and the largest voxel say both, and need no copy. Some at a time: volumes that do
+    # not lie one behind the other are copied to be flat.
+    parts = volumes.detach().split(_CHECKED_AT_ONCE)
+    low, high = (torch.cat(ends) for ends in zip(*map(_ends, parts), strict=True))
+    finite = low.isfinite() & high.isfinite()  # NaN is handed on
     if not finite.all():
         where = torch.nonzero(~finite).flatten().tolist()
         raise ValueError(f"volumes {where} hold NaN or infinite voxels; mend or drop these scans")
-    constant = torch.cat([part.amax(1) == part.amin(1) for part in parts])
+    constant = low == high
     if constant.any():
         where = torch.nonzero(constant).flatten().tolist()
         raise ValueError(f"volumes {where} are constant, so there is nothing to see in them")
+
+
+def _ends(volumes: Tensor) -> tuple[Tensor, Tensor]:
+    return volumes.flatten(1).aminmax(dim=1)
 
 
 def _existing(path: str | Path) -> Path:

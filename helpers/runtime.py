@@ -99,6 +99,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def processor() -> str:
+    """Return the name of this machine's processor; Linux hides it from `platform`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
 def generator(seed: int, *stream: int) -> torch.Generator:
     """Return a CPU random generator for one stream of a seed.
 

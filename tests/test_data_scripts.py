@@ -58,6 +58,30 @@ def test_simulated_cohort_on_disk_is_the_one_in_memory(tmp_path):
         assert mask.get_fdata().sum() == cohort.truth.mask[i].sum()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
+def test_the_measure_of_memory_sees_a_cohort_that_is_held(tmp_path):
+    words = ("--people=24", "--different=4", "--spacing-mm=4", f"--folder={tmp_path}")
+    done = run("measure_memory.py", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "memory.json").read_text())
+    assert found["people"] == 24
+    assert 0.1 < found["peak_gb"] < 1.5
+
+
+def test_a_device_is_added_to_the_others(tmp_path, monkeypatch):
+    script = runpy.run_path(str(SCRIPTS / "measure_throughput.py"))
+    names = script["main"].__globals__
+    for name in ("study_of_twelve", "training", "maps", "deformations"):
+        monkeypatch.setitem(names, name, lambda name=name: {name: 1.0})
+    monkeypatch.setattr(sys, "argv", ["measure_throughput.py", f"--folder={tmp_path}"])
+    for device in ("a", "b", "a"):
+        monkeypatch.setitem(names, "device_name", lambda device=device: device)
+        script["main"]()
+    found = json.loads((tmp_path / "throughput.json").read_text())["devices"]
+    assert sorted(found) == ["a", "b"]
+    assert set(found["a"]["measured"]) >= {"training", "maps", "peak_memory_gb"}
+
+
 def test_the_entrants_simulate_their_people_once(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     script = runpy.run_path(str(SCRIPTS / "entrants.py"))

@@ -5,6 +5,7 @@ Numbers that a page computes are in its outputs. These are the others: sentences
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import activation_maximization, results
+from helpers import activation_maximization, grids, results
 from helpers.activation_maximization import images, objectives, regularizers, transforms
 from helpers.cohorts.shapes import SHAPES
 
@@ -202,3 +203,32 @@ def test_warps_of_chapter_13():
     assert min(smooth["answers"][name] for name in [*shrunk, "amygdala left"]) > 0
     assert smooth["answers"]["planum temporale left"] < 0
     says("13", f"at a cosine of ${about(smooth['cosine'], 2)}$")
+
+
+def test_sizes_and_memory_of_chapter_15b():
+    memory = results.read("memory")
+    assert (memory["people"], memory["spacing_mm"]) == (2000, 2.0)
+    assert memory["peak_gb"] < 4
+    coarse, fine = (math.prod(grids.mni(spacing_mm).shape) for spacing_mm in (4.0, 2.0))
+    assert fine == 8 * coarse
+    cohort_gb = 4 * fine * 20_000 / 1e9
+    says(
+        "15b",
+        f"At 4 mm a volume has {coarse:,} voxels",
+        f"The volumes take {about(cohort_gb, 0)} GB",
+        f"take as much again: {about(2 * cohort_gb, 0)} GB for 100",
+        f"At 4 mm, all would be {about(2 * cohort_gb / 8, 0)} GB",
+    )
+
+
+def test_order_of_hours_in_chapter_15b():
+    """What the page says of its tables holds on every device that was measured."""
+    for column in results.read("throughput")["devices"].values():
+        speed = column["measured"]
+        preprocess_h = 40_000 * speed["preprocess_s_per_scan"] / 3600
+        train_h = 50 * 32_000 / speed["training_volumes_per_s_2mm"] / 3600
+        explain_h = 40_000 * speed["explain_s_per_scan"] / 3600
+        assert explain_h < preprocess_h
+        if "peak_gpu_memory_gb" not in speed:
+            assert train_h > preprocess_h
+        assert speed["optimization_s_per_person"] > 10 / speed["gradient_maps_per_s"]

@@ -20,7 +20,7 @@ import pandas as pd
 import pooch
 import torch
 
-from helpers import grids
+from helpers import grids, tensors
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts.cohort import Cohort
 from helpers.cohorts.report import QUALITY
@@ -55,7 +55,9 @@ def from_bids(
     """Load a BIDS folder of T1-weighted scans as a cohort in MNI space.
 
     The first call registers every scan (five to eight seconds each); the volumes are kept in the
-    cache, so that an interrupted call resumes and later calls take a moment.
+    cache, so that an interrupted call resumes and later calls take a moment. A cohort may be larger
+    than memory: more than a gigabyte of volumes is read from the disk as training asks for it (see
+    `helpers.tensors`). What a network learns is the same to the bit, so there is nothing to choose.
 
     Parameters
     ----------
@@ -104,6 +106,8 @@ def from_bids(
         If the table is unusable: no such column, duplicate ids, a numeric column without bins.
     BrokenScansError
         If scans could not be used and ``on_error`` is ``"raise"``.
+    CannotWriteError
+        If the cache cannot be written, or the disk has no room for the volumes.
 
     Examples
     --------
@@ -126,14 +130,15 @@ def from_bids(
     usable, row_labels, left_out = _match(scans, table, values, classes)
 
     cache = _default_cache(folder) if cache is None else Path(cache)
-    volumes, kept, reports, broken = [], [], [], []
+    volumes = tensors.zeros((len(usable), 1, *grid.shape))
+    kept, reports, broken = [], [], []
     with closing(prepare(usable, grid, cache, n_procs=n_procs, progress=progress)) as prepared:
         for position, found in enumerate(prepared):
             if isinstance(found, str):
                 scan = usable[position]
                 broken.append(Problem(scan.participant_id, scan.file, "broken scan", found))
             else:
-                volumes.append(found[0])
+                volumes[len(kept)] = found[0]
                 reports.append(found[1])
                 kept.append(position)
     if broken and on_error == "raise":
@@ -150,13 +155,13 @@ def from_bids(
             LeftOutWarning,
             stacklevel=2,
         )
-    if not volumes:
+    if not kept:
         raise ValueError(f"no scan of {folder} is left to load:\n{_listed(problems)}")
     participants = _described([usable[position] for position in kept], table)
     participants = participants.assign(**pd.DataFrame([report.quality() for report in reports]))
     labels = torch.tensor([row_labels[position] for position in kept])
     participants.attrs["problems"] = [asdict(problem) for problem in problems]
-    return Cohort(torch.stack(volumes), labels, classes, participants, grid, reports=reports)
+    return Cohort(volumes[: len(kept)], labels, classes, participants, grid, reports=reports)
 
 
 def _default_cache(folder: Path) -> Path:

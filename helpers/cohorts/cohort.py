@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from helpers import grids, runtime
+from helpers import grids, runtime, tensors
 from helpers.cohorts.report import Report
 from helpers.grids import Grid
 
@@ -39,8 +39,8 @@ class Truth:
     log_expansion: Float[Tensor, "subject 1 x y z"] | None = None
 
     def __getitem__(self, index) -> "Truth":
-        expansion = None if self.log_expansion is None else self.log_expansion[index]
-        return Truth(self.mask[index], self.place[index], self.shortcut[index], expansion)
+        values = (self.mask, self.place, self.shortcut, self.log_expansion)
+        return Truth(*(None if v is None else tensors.rows(v, index) for v in values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,8 @@ class Cohort(Dataset):
     """Subjects with everything that belongs to them, in the same order everywhere.
 
     Works as a torch Dataset: ``cohort[3]`` is ``(volume, label)``. A slice, a list of positions or
-    a boolean mask gives a smaller `Cohort`.
+    a boolean mask gives a smaller `Cohort`, with volumes of its own. Where these are more than a
+    gigabyte, they lie on the disk and not in memory, see `helpers.tensors`.
 
     Attributes
     ----------
@@ -118,11 +119,13 @@ class Cohort(Dataset):
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):
             return self.volumes[index], self.labels[index]
+        if isinstance(index, np.ndarray):
+            index = index.copy()  # pandas gives such as cannot be written to; torch warns of them
         positions = torch.arange(len(self))[index]
         rows = positions.tolist()
         return replace(
             self,
-            volumes=self.volumes[positions],
+            volumes=tensors.rows(self.volumes, positions),
             labels=self.labels[positions],
             participants=self.participants.iloc[rows],
             truth=None if self.truth is None else self.truth[positions],
@@ -288,7 +291,7 @@ def concatenate(parts: Sequence[Cohort]) -> Cohort:
     if len({truth is None for truth in truths}) > 1:
         raise ValueError("some of the cohorts have a planted truth and some have none")
     return Cohort(
-        volumes=torch.cat([part.volumes for part in parts]),
+        volumes=tensors.joined([part.volumes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
         classes=first.classes,
         participants=pd.concat([part.participants for part in parts]),
@@ -307,5 +310,5 @@ def _concatenate_truths(truths: list[Truth]) -> Truth:
     joined = {}
     for name in ("mask", "place", "shortcut", "log_expansion"):
         values = [getattr(truth, name) for truth in truths]
-        joined[name] = None if any(v is None for v in values) else torch.cat(values)
+        joined[name] = None if any(v is None for v in values) else tensors.joined(values)
     return Truth(**joined)

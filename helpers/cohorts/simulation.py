@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import anatomy, grids, runtime
+from helpers import anatomy, grids, runtime, tensors
 from helpers.anatomy import Anatomy
 from helpers.cohorts import healthy
 from helpers.cohorts.cohort import Cohort, Truth
@@ -113,10 +113,10 @@ def simulate(
     classes = len(TASKS[task].classes)
     labels = _balanced_labels(subjects, classes, seed)
 
-    volumes = torch.empty(subjects, 1, *grid.shape)
-    mask = torch.zeros(subjects, 1, *grid.shape, dtype=torch.bool)
-    place, shortcut = mask.clone(), mask.clone()
-    log_expansion = torch.zeros_like(volumes) if TASKS[task].deformation else None
+    shape = (subjects, 1, *grid.shape)
+    volumes = tensors.zeros(shape)
+    mask, place, shortcut = (tensors.zeros(shape, torch.bool) for _ in range(3))
+    log_expansion = tensors.zeros(shape) if TASKS[task].deformation else None
     people = [i // classes if matched else i for i in range(subjects)]  # labels come in rounds
     parameters = []
     for i in runtime.progress(range(subjects), label=f"simulating {task}", show=progress):

@@ -19,4 +19,10 @@ EXERCISES = {
         praise="One folder, one question for each method.",
         hint="Think of a run that is interrupted halfway, and of the mean map of that folder.",
     ),
+    "15.3": Exercise(
+        read=letter(),
+        right=equal("b"),
+        praise="The volumes lie there twice: once whole, once as the parts of a fold.",
+        hint="How much is in memory at any time? And where is the rest, how many times?",
+    ),
 }

@@ -183,6 +183,7 @@ def cross_validate(
             answers = {NETWORK: mean + sd * logits[:, 1:]}
             answers |= reference_numbers(known, new, target, components=components, seed=seed)
         said.append({name: torch.as_tensor(values).float() for name, values in answers.items()})
+        del known, new  # else the next fold's would be made while these take room as well
     # A simple model that could not be fitted in one fold is left out of all.
     names = [name for name in said[0] if all(name in answers for answers in said)]
     gathered = {name: _gathered([answers[name] for answers in said], fold_of) for name in names}

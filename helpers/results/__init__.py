@@ -20,7 +20,7 @@ from torch import Tensor
 from helpers import keyed, runtime
 from helpers.results.packing import pack, unpack
 
-__all__ = ["pack", "part", "read", "unpack", "write"]
+__all__ = ["pack", "part", "read", "unpack", "versions", "write"]
 
 FOLDER = Path(__file__).parent
 
@@ -48,13 +48,18 @@ def read(name: str) -> dict[str, Any]:
 
 def write(name: str, result: dict[str, Any], *, folder: Path = FOLDER) -> Path:
     """Write a result, all or nothing, and add the versions of what computed it."""
-    versions = {
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "nilearn", "SimpleITK")},
-    }
     path = folder / f"{name}.json"
-    runtime.write_json(path, {**result, "versions": versions})
+    runtime.write_json(path, {**result, "versions": versions()})
     return path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes here."""
+    packages = ("torch", "nilearn", "SimpleITK")
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
 
 
 def part(

@@ -52,7 +52,10 @@ def train(
     ``desc-LABEL_scores.tsv`` (the network and simple models on the same folds, with intervals over
     people), ``desc-LABEL_predictions.tsv`` (what each person's own fold says), ``_history.tsv``,
     for two classes ``_confounds.tsv`` and ``_calibration.tsv``, and on request ``_learning.tsv``.
-    A training that is finished is not repeated, one that was interrupted goes on.
+    A training that is finished is not repeated, one that was interrupted goes on. Scans that are
+    more than a gigabyte together are read from the disk as they are asked for, so there may be more
+    of them than memory holds; the disk (``TMPDIR``) needs room for them twice, and the simple
+    models see coarser voxels.
 
     Parameters
     ----------

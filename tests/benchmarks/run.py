@@ -10,13 +10,12 @@ column is what the committed file said before.
 import argparse
 import importlib
 import os
-import platform
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from helpers import results
+from helpers import results, runtime
 
 FOLDER = Path(__file__).parent
 # What a table is about; the first of these that it has is compared with the last run.
@@ -44,7 +43,7 @@ def main() -> None:
             {
                 "what": "A ratio is ours over the peer's; repeats above 1 are medians.",
                 "command": "python tests/benchmarks/run.py",
-                "machine": f"{_processor()}, {os.cpu_count()} cores (shared), no GPU",
+                "machine": f"{runtime.processor()}, {os.cpu_count()} cores (shared), no GPU",
                 "threads": threads,
                 "tables": tables,
             },
@@ -63,15 +62,6 @@ def beside(rows: list[dict], last: list[dict]) -> pd.DataFrame:
 
     before = {names(row): row.get(measure) for row in last}
     return table.assign(**{f"last {measure}": [before.get(names(row)) for row in rows]})
-
-
-def _processor() -> str:
-    """Return the processor's name; Linux hides it from `platform`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -5,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import anatomy, cohorts, grids
+from helpers import anatomy, cohorts, grids, tensors
 from helpers.cohorts import bids, preprocessing, registration
-from helpers.errors import BrokenScansError, LeftOutWarning
+from helpers.errors import BrokenScansError, CannotWriteError, LeftOutWarning
 from helpers.runtime import generator
 
 GRID = grids.mni(8.0)
@@ -99,6 +100,36 @@ def test_maps_of_a_cohort_go_home(load, study):
     np.testing.assert_array_equal(back, cohort.volumes[0, 0])
     both = cohorts.concatenate([cohort, cohort])
     assert both.reports == [*cohort.reports, *cohort.reports]
+
+
+def test_a_cohort_larger_than_memory_is_the_same(load, tmp_path, monkeypatch):
+    held = load()
+    monkeypatch.setattr(tensors, "MOST_IN_MEMORY_BYTES", 1000)
+    assert torch.equal(load().volumes, held.volumes)
+    kept = next((tmp_path / "cache").rglob("sub-02*preproc_T1w.nii.gz"))
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert torch.equal(load().volumes, held.volumes)  # what is damaged is made again
+    assert torch.equal(load()[[3, 1]].volumes, held.volumes[[3, 1]])
+
+
+def test_a_broken_scan_leaves_no_gap_in_a_cohort_larger_than_memory(load, study, monkeypatch):
+    held = load()
+    monkeypatch.setattr(tensors, "MOST_IN_MEMORY_BYTES", 1000)
+    (study / "sub-02/anat/sub-02_T1w.nii.gz").write_bytes(b"no scan")
+    with pytest.warns(LeftOutWarning, match="sub-02"):
+        streamed = load(on_error="skip")
+    assert torch.equal(streamed.volumes, held.volumes[[0, 2, 3]])
+
+
+def test_a_full_disk_is_said_before_a_scan_is_read(load, registrations, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tensors, "MOST_IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(CannotWriteError, match=r"cannot keep .* GB in .*set TMPDIR"):
+        load()
+    assert registrations == []
 
 
 def test_second_load_comes_from_the_cache(load, study, registrations):
