@@ -388,7 +388,7 @@ axes, and cropped or padded about its middle. No atlas then, but --segmentations
 
 Methods: {", ".join(METHODS)}.
 
-    brain-cnns explain my_study results --model lesion --method lrp
+    brain-cnns explain my_study results --model lesion --method lrp grad_cam
     brain-cnns explain my_study results --method grad_cam --layer features.norm5 --target patient \\
         --model net.py:network --weights net.pt --card net.toml --atlas aal
 
@@ -400,7 +400,9 @@ Over two processes, the scans divided between them:
     _add_study(parser, ("participant", "group"))
     _add_preprocessed(parser)
     _add_model(parser)
-    parser.add_argument("--method", required=True, choices=METHODS, metavar="METHOD")
+    parser.add_argument(
+        "--method", nargs="+", required=True, choices=METHODS, metavar="METHOD", help="one or more"
+    )
     parser.add_argument("--target", default="predicted", help="a class name, or 'predicted'")
     parser.add_argument("--layer", help="for methods that look at a layer, such as grad_cam")
     parser.add_argument(
@@ -438,30 +440,34 @@ def _explain(options: argparse.Namespace) -> int:
     fabric = launched_fabric()
     study, model = _study(options), _model(options)
     how = {
-        "method": options.method,
         "target": None if options.target == "predicted" else options.target,
         "layer": options.layer,
         "smooth_mm": options.smooth_mm,
         "threshold": options.threshold,
     }
     if options.dry_run:
-        return _report_waiting(
-            explaining.unexplained(explaining.maps_of(study, model, **how)), study
-        )
+        for method in options.method:
+            maps = explaining.maps_of(study, model, method=method, **how)
+            _report_waiting(explaining.unexplained(maps), study)
+        return 0
     atlas = options.atlas and anatomy.atlas(
         explaining.model_grid(model), options.atlas, names=options.atlas_names
     )
-    table = explaining.explain(
-        study,
-        model,
-        **how,
-        atlas=atlas,
-        segmentation_names=options.segmentation_names,
-        **_levels(options),
-        fabric=fabric,
-    )
-    # One of the processes reports.
-    return _report(table, "explained", study.output) if fabric.is_global_zero else 0
+    codes = []
+    for method in options.method:
+        table = explaining.explain(
+            study,
+            model,
+            method=method,
+            **how,
+            atlas=atlas,
+            segmentation_names=options.segmentation_names,
+            **_levels(options),
+            fabric=fabric,
+        )
+        if fabric.is_global_zero:  # one of the processes reports
+            codes.append(_report(table, f"explained by {method}", study.output))
+    return max(codes, default=0)
 
 
 def _add_trust(verbs) -> None:
