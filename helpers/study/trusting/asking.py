@@ -36,7 +36,7 @@ METHODS = ("gradient", "input_x_gradient", "grad_cam", "guided_grad_cam", "lrp")
 
 # What asks "is it anywhere?" finds a lesion; a region has a place, which the other one reads.
 _NETWORKS = {"lesion": "course", "tag": "course", "shrink": "course_with_places"}
-# So that some dozens of people suffice: a low rate, and as many looks however few they are.
+# For few people: a low rate, and as many looks however few they are.
 _LEARNING_RATE, _STEPS, _FEWEST_EPOCHS = 5e-4, 240, 14
 _PACKAGES = ("brain-cnn-helpers", "monai", "numpy", "scikit-learn", "torch")
 
@@ -103,9 +103,10 @@ def trust(
         Default 5. Networks that are trained here, and rivals, learn from all folds but one and
         are tested on that one.
     twins : bool
-        Learn from everybody twice, with the effect and without: default, because some dozens of
-        people suffice then. False: from everybody once, as in a study of patients and controls,
-        which needs hundreds. Tested is everybody once either way, as the coin fell.
+        Learn from everybody twice, with the effect and without: default, because fewer people
+        suffice then (37 real ones did not for a bright lesion). False: from everybody once, as in
+        a study of patients and controls, which needs hundreds. Tested is everybody once either
+        way, as the coin fell.
     seed : int
         Of the coin, the effects, the folds and the training.
     spacing_mm : float
