@@ -503,7 +503,7 @@ for a reviewer.
         "--once",
         action="store_true",
         help="learn from everybody once, half with the effect, as in a study of patients; default: "
-        "twice, with it and without, which asks for fewer people",
+        "twice, with it and without, which differ in nothing else",
     )
     parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
     parser.add_argument("--seed", type=int, default=0)

@@ -103,10 +103,9 @@ def trust(
         Default 5. Networks that are trained here, and rivals, learn from all folds but one and
         are tested on that one.
     twins : bool
-        Learn from everybody twice, with the effect and without: default, because fewer people
-        suffice then (37 real ones did not for a bright lesion). False: from everybody once, as in
-        a study of patients and controls, which needs hundreds. Tested is everybody once either
-        way, as the coin fell.
+        Learn from everybody twice, with the effect and without: default, because the two differ
+        in nothing else. False: from everybody once, as in a study of patients and controls. Tested
+        is everybody once either way, as the coin fell.
     seed : int
         Of the coin, the effects, the folds and the training.
     spacing_mm : float
