@@ -9,13 +9,14 @@ import pytest
 import torch
 from small_study import GRID, contents, explain, main
 
-from helpers import attribution, command, grids, models
+from helpers import attribution, grids, models
+from helpers.command.arguments import METHODS
 
 HEAVY = ("torch", "monai", "nilearn", "plotly", "sklearn")
 
 
 def test_the_methods_are_those_of_the_package():
-    assert sorted(attribution.METHODS) == list(command.METHODS)
+    assert sorted(attribution.METHODS) == list(METHODS)
 
 
 @pytest.mark.parametrize(
