@@ -3,8 +3,8 @@
 First two of the task's classifiers are trained on with disturbances, until their change of mind is
 about anatomy. Then a simulator learns from the four of them, as they came and hardened. Simulator,
 classifiers and the people of all differ from seed to seed, so the classifiers of the other seeds
-can judge a simulator without having taken part. On one core, hardening takes about two minutes
-a classifier, a simulator about twenty-five.
+can judge a simulator without having taken part. On two cores, hardening takes about two minutes
+a classifier, a simulator about a quarter of an hour.
 
     python data_scripts/train_simulators.py mixed mixed_alcohol --seeds 0 1 2
 

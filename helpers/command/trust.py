@@ -3,8 +3,8 @@
 Half of the people, by a coin, get a lesion, a tag beside the head, or a region that shrinks; labels
 of yours are not used. A network is trained on that by cross-validation (or yours is used), and the
 maps of people whom it has not seen are scored against the truth, beside maps that never saw the
-network. Where the network is at chance there is no verdict. OUT_DIR/trust-EFFECT.html is the page
-for a reviewer.
+network. Where it is not shown that the network sees the effect, there is no verdict.
+OUT_DIR/trust-EFFECT.html is the page for a reviewer.
 
     brain-cnns trust my_study results --effect tag
     brain-cnns trust my_study results --effect shrink --atlas aal --region Hippocampus --percent 20
@@ -39,10 +39,10 @@ def add(verbs) -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="default: as many as make about 240 steps")
     parser.add_argument(
-        "--once",
-        action="store_true",
-        help="learn from everybody once, half with the effect, as in a study of patients; default: "
-        "twice, with it and without, which differ in nothing else",
+        "--draws",
+        type=int,
+        help="learn from everybody so often with the effect, drawn anew each time, and as often "
+        "without; 0: once, half with it, as in a study of patients; default: about 400 pairs",
     )
     parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
     parser.add_argument("--seed", type=int, default=0)
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         spacing_mm=options.spacing_mm,
         layer=options.layer,
-        twins=not options.once,
+        draws=options.draws,
         **({} if options.epochs is None else {"epochs": options.epochs}),
     )
     for row in scores[scores["kind"] == "method"].to_dict("records"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from helpers import models
 from helpers.cohorts import Cohort
+from helpers.models.layouts import lay_out
 
 # What classifiers say of brains; see `Readers`.
 Reading = Callable[[Float[Tensor, "subject 1 x y z"]], Float[Tensor, "subject network"]]
@@ -68,4 +69,6 @@ def read(
         odds.append(difference / distance)
     if not (right & ill).any() or not (right & ~ill).any():
         raise ValueError("no subject of one of the classes is right for all classifiers at once")
-    return Readers(networks, distances), torch.stack(odds, dim=1), right
+    readers = Readers(networks, distances)
+    lay_out(readers, cohort.volumes[:1])
+    return readers, torch.stack(odds, dim=1), right

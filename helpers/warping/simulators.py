@@ -122,6 +122,7 @@ class Simulator(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.eyes = nn.ModuleList(_blocks(CourseNet(classes=2)) for _ in range(eyes)).eval()
+            self.eyes.to(memory_format=torch.channels_last_3d)  # less time on a CPU
             self.deep = CondConv3d(eyes * (32 + 64) + 3, width)
             self.middle = CondConv3d(width, width)
             self.near = CondConv3d(width + eyes * 16 + 3, width)

@@ -79,9 +79,7 @@ def test_sides_are_parts_with_twins(base, atlas):
     twins = cohorts.twins(planted, person)
     assert twins.parts == ("Slab_L", "Slab_R")
     assert torch.equal(twins.volumes[-1], planted.volumes[person])
-    both = planting.plant(
-        base, planting.shrink("slab", atlas=atlas, percent=30), seed=2, twins=True
-    )
+    both = planting.plant(base, planting.shrink("slab", atlas=atlas, percent=30), seed=2, draws=1)
     without = both.volumes[2 * person + 1]
     assert (twins.volumes[0] - without).abs().max() < 0.01  # but for the median
     changed = [(volume - twins.volumes[0]).abs()[0] for volume in twins.volumes[1:3]]
@@ -118,8 +116,14 @@ def test_a_coin_decides_and_twins_differ_in_nothing_else(base, effect):
     other = replace(base, participants=base.participants.assign(group=range(PEOPLE)))
     assert torch.equal(once.labels, planting.plant(other, effect, seed=5).labels)
 
-    twins = planting.plant(base, effect, seed=5, twins=True)
-    assert torch.equal(twins.volumes[::2], once.volumes)
+    more = planting.plant(base, effect, seed=5, draws=2)
+    assert torch.equal(more.volumes[::4], once.volumes)
+    anew = (more.volumes[::4] != more.volumes[2::4]).flatten(1).any(1)
+    assert torch.equal(anew, once.labels == 1)
+    assert torch.equal(more.labels[::4], more.labels[2::4])
+    assert torch.equal(more.folds(3)[::4], more.folds(3)[2::4])
+    twins = more[[4 * i + k for i in range(PEOPLE) for k in (2, 3)]]
+    assert torch.equal(twins.labels[::2], once.labels)
     assert torch.equal(twins.labels[::2], 1 - twins.labels[1::2])
     assert twins.participants["participant_id"].nunique() == PEOPLE
     fold_of = twins.folds(3)

@@ -139,6 +139,8 @@ def test_a_simulator_sees_with_the_classifiers_eyes_and_leaves_them_as_they_are(
     ]
     simulator = warping.Simulator(SHAPE, eyes=2)
     simulator.look_through(classifiers)
+    for classifier in classifiers:
+        classifier.to(memory_format=torch.channels_last_3d)  # as the eyes: another one rounds anew
     for eyes, classifier in zip(simulator.eyes, classifiers, strict=True):
         seen, oracle = [], []
         eyes[3].register_forward_hook(lambda *call, seen=seen: seen.append(call[-1]))

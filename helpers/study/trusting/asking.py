@@ -36,8 +36,8 @@ METHODS = ("gradient", "input_x_gradient", "grad_cam", "guided_grad_cam", "lrp")
 
 # What asks "is it anywhere?" finds a lesion; a region has a place, which the other one reads.
 _NETWORKS = {"lesion": "course", "tag": "course", "shrink": "course_with_places"}
-# For few people: a low rate, and as many looks however few they are.
-_LEARNING_RATE, _STEPS, _FEWEST_EPOCHS = 5e-4, 240, 14
+# A few dozen people see the effect in some hundred places, and networks have as many looks.
+_PAIRS, _STEPS, _FEWEST_EPOCHS = 400, 240, 3
 _PACKAGES = ("brain-cnn-helpers", "monai", "numpy", "scikit-learn", "torch")
 
 
@@ -68,7 +68,7 @@ def trust(
     model: nn.Module | None = None,
     network: str | Callable[[int], nn.Module] | None = None,
     folds: int = 5,
-    twins: bool = True,
+    draws: int | None = None,
     seed: int = 0,
     spacing_mm: float = 4.0,
     layer: str | None = None,
@@ -102,10 +102,11 @@ def trust(
     folds : int
         Default 5. Networks that are trained here, and rivals, learn from all folds but one and
         are tested on that one.
-    twins : bool
-        Learn from everybody twice, with the effect and without: default, because the two differ
-        in nothing else. False: from everybody once, as in a study of patients and controls. Tested
-        is everybody once either way, as the coin fell.
+    draws : int, optional
+        Learn from everybody so often with the effect, drawn anew each time, and as often without,
+        which differs in nothing else. Default as many as make about 400 such pairs. 0: from
+        everybody once, as in a study of patients and controls. Tested is everybody once either
+        way, as the coin fell.
     seed : int
         Of the coin, the effects, the folds and the training.
     spacing_mm : float
@@ -116,15 +117,15 @@ def trust(
         Show bars.
     **training
         Passed on to `helpers.models.train`, such as ``epochs`` (default as many as make about 240
-        steps, at least 14) or ``learning_rate`` (default 0.0005).
+        steps, at least 3) or ``learning_rate``.
 
     Returns
     -------
     DataFrame
         One row a map, see `helpers.study.trusting.judging.summarised`: methods with their
-        verdicts, rivals that have never seen the network, and guessing. If the network is at
-        chance, or fewer than 6 people have the effect, there is no verdict, and the scores say
-        nothing.
+        verdicts, rivals that have never seen the network, and guessing. If it is not shown that
+        the network sees the effect, or fewer than 6 people have it, there is no verdict, and the
+        scores say nothing.
 
     Raises
     ------
@@ -150,18 +151,21 @@ def trust(
     """
     effect = _effect(effect)
     explainers = _explainers(methods, layer)
-    if model is not None and (network is not None or training):
+    if model is not None and (network is not None or draws is not None or training):
         raise ValueError(
-            f"a given model is not trained; leave {['network', *training]} out, or the model"
+            f"a given model is not trained; leave {['network', 'draws', *training]} out, or the "
+            f"model"
         )
     grid = grids.mni(spacing_mm) if model is None else model_grid(model)
     classes = planting.CLASSES if model is None else tuple(model.card["classes"])
     network = _NETWORKS[effect.name] if network is None else network
     people = everybody(study, grid, progress=progress)
     check_number(len(people), folds)
-    twins = twins and model is None
-    training = {**_course(len(people), folds, twins, training.get("batch_size", 16)), **training}
-    whole = planting.plant(people, effect, classes=classes, seed=seed, twins=twins)
+    if draws is None:
+        draws = 0 if model is not None else max(1, round(_PAIRS / len(people)))
+    whole = planting.plant(people, effect, classes=classes, seed=seed, draws=draws)
+    epochs = _epochs(len(whole), folds, training.get("batch_size", 16))
+    training = {"epochs": epochs, **training}
     settings = {
         "effect": effect.name,
         "planted": effect.words,
@@ -170,7 +174,7 @@ def trust(
         "layer": layer,
         **_network_settings(model, network, training),
         "folds": folds,
-        "twins": twins,
+        "draws": draws,
         "seed": seed,
         "voxels_mm": grid.spacing_mm[0],
         "volumes": keyed.fingerprint(people.volumes),
@@ -178,13 +182,13 @@ def trust(
     files = _Files.of(study, effect)
     if (finished := _finished(files, settings)) is not None:
         return finished
-    tested = whole[:: 2 if twins else 1]  # as the coin fell
+    tested = whole[:: len(whole) // len(people)]  # as the coin fell
     _check_methods(explainers, model, network, tested)
     study.describe()
     place = study.output / "models" / f"trust-{keyed.fingerprint(settings)[:10]}"
     if model is None:
         options = {"folds": folds, "seed": seed, "checkpoints": place, "progress": progress}
-        options |= {"matched": True} if twins else {}
+        options |= {"matched": True} if draws else {}
         found = models.cross_validate(network, whole, **options, **training)
         setting = _setting(whole, tested, found.folds, {"classes": list(classes)})
         for fold, one in enumerate(found.networks):
@@ -262,11 +266,9 @@ def _network_settings(
     return {"network": named, **{name: _plain(value) for name, value in training.items()}}
 
 
-def _course(people: int, folds: int, twins: bool, batch_size: int) -> dict[str, float | int]:
-    """Return the default training: about as many steps for few people as for many."""
-    rows = people * (2 if twins else 1) * (1 - 1 / folds)
-    epochs = max(_FEWEST_EPOCHS, round(_STEPS * batch_size / rows))
-    return {"epochs": epochs, "learning_rate": _LEARNING_RATE}
+def _epochs(volumes: int, folds: int, batch_size: int) -> int:
+    """Return how often to look at everybody: about as many steps for few people as for many."""
+    return max(_FEWEST_EPOCHS, round(_STEPS * batch_size / (volumes * (1 - 1 / folds))))
 
 
 def _plain(value):

@@ -126,10 +126,10 @@ def refusal(network: Mapping) -> str:
         )
     if not network["sees"]:
         return (
-            f"the network is at chance: it does not tell planted from not planted (AUC "
-            f"{network['auc']:.2f}, 95 % interval {network['auc_low']:.2f} to "
-            f"{network['auc_high']:.2f}, p = {network['auc_p']:.2g}; 0.5 is guessing), so its maps "
-            f"have nothing to find"
+            f"it is not shown that the network sees the effect (AUC {network['auc']:.2f}, 95 % "
+            f"interval {network['auc_low']:.2f} to {network['auc_high']:.2f}, p = "
+            f"{network['auc_p']:.2g}; guessing has 0.5, and asked for is an interval above it and "
+            f"p below {_UNLIKELY}), so its maps may have nothing to find"
         )
     return ""
 

@@ -98,8 +98,8 @@ def _remedy(trial: Trial) -> str:
     more = "Take more people or a larger effect"
     if trial.trained:
         more += ", or train longer"
-        if not trial.settings["twins"]:
-            more += ", or learn from twins"
+        if not trial.settings["draws"]:
+            more += ", or draw the effect several times in each"
     else:
         more += ", or a network that has learned this effect in scans like these"
     return f"{more}. The scores below are shown, and say nothing."
@@ -164,8 +164,9 @@ def _network(made: Page, trial: Trial) -> None:
             f"that has not seen her. "
         )
         who += (
-            "It was shown the people of the other folds twice, with the effect and without."
-            if trial.settings["twins"]
+            f"It was shown the people of the other folds {trial.settings['draws']} times with the "
+            f"effect, drawn anew each time, and as often without it."
+            if trial.settings["draws"]
             else "It was shown the people of the other folds once, half of them with the effect."
         )
     made.section("Does the network see it?", who)

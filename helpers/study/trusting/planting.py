@@ -22,7 +22,7 @@ from helpers.study.trusting.shrinking import shrinkage
 
 EFFECTS = ("lesion", "shrink", "tag")
 CLASSES = ("not planted", "planted")
-_COIN, _EFFECT, _SHAPE = range(3)  # independent random streams of one seed
+_COIN, _EFFECT, _SHAPE, _AGAIN = range(4)  # independent random streams of one seed
 
 # Draws one person's effect from the class, the healthy brain and a stream of random numbers.
 Draw = Callable[[int, healthy.Brain, Grid, torch.Generator], Parameters]
@@ -177,7 +177,7 @@ def plant(
     *,
     classes: tuple[str, ...] = CLASSES,
     seed: int = 0,
-    twins: bool = False,
+    draws: int = 0,
 ) -> Cohort:
     """Plant an effect into half of the people; labels of theirs are not used.
 
@@ -190,9 +190,10 @@ def plant(
         One of the effect's; the first is without. Of several with, those who get it take turns.
     seed : int
         Of the coin and the effects.
-    twins : bool
-        Everybody comes twice: as the coin fell, and right behind it as it did not, which differs
-        in nothing but the effect. With two classes only.
+    draws : int
+        0: everybody comes once, as the coin fell. Else everybody comes so often with an effect that
+        is drawn anew, and each time right behind it as the coin did not fall: twins that differ in
+        nothing but the effect. The first of each person are those of 0. With two classes only.
 
     Returns
     -------
@@ -218,14 +219,15 @@ def plant(
             f"{' or '.join(map(str, effect.classes))}, this one has {tuple(classes)}; leave it out "
             f"to train one"
         )
-    if twins and len(classes) != 2:
+    if draws and len(classes) != 2:
         raise ValueError(f"twins are with or without, but there are the classes {classes}")
     rows = []
     for i, label in enumerate(_labels(len(base), len(classes), seed)):
-        for own in (label, 1 - label) if twins else (label,):
-            rows.append(
-                _planted(base[[i]], effect, own, classes, runtime.generator(seed, _EFFECT, i))
-            )
+        for draw in range(max(1, draws)):
+            stream = (_AGAIN, i, draw) if draw else (_EFFECT, i)
+            for own in (label, 1 - label) if draws else (label,):
+                random = runtime.generator(seed, *stream)
+                rows.append(_planted(base[[i]], effect, own, classes, random))
     return concatenate(rows)
 
 
