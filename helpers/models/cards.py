@@ -131,7 +131,7 @@ def check_card(card: Any, where: object = "the card") -> None:
     ):
         raise ValueError(f"{where} has the shape {shape!r}; expected three numbers of voxels")
     rule = card.get("intensity", "median")
-    if rule not in INTENSITIES:
+    if rule not in list(INTENSITIES):
         raise ValueError(
             f"{where} has the intensity {rule!r}; expected one of {sorted(INTENSITIES)}"
         )

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from helpers.models import layouts
+
 _HALF = (torch.float16, torch.bfloat16)
 # Steps that only bring a tensor into another form, as autograd calls them.
 _RESHAPED = ("View", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Alias", "Flatten")
@@ -51,11 +53,9 @@ class FrozenNetwork:
         try:
             return self._model(volumes.to(device=self.device, dtype=self.dtype, copy=True))
         except RuntimeError as error:
-            if "view size is not compatible" not in str(error):
+            if not layouts.is_of_layout(error):
                 raise
-        # The network reads its features as memory has them: with the channels first.
-        for kernel in filter(_is_slow, self._model.parameters()):  # these are copies
-            kernel.data = kernel.data.clone(memory_format=torch.contiguous_format)
+        layouts.channels_first(self._model)  # its kernels are copies
         return self._model(volumes.to(device=self.device, dtype=self.dtype, copy=True))
 
     @torch.no_grad()

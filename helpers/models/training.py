@@ -18,9 +18,8 @@ from torch.nn import functional as F
 from helpers import processes
 from helpers.cohorts import Cohort
 from helpers.keyed import fingerprint
-from helpers.models import engine
+from helpers.models import engine, layouts
 from helpers.models.checkpoints import checkpoint_for, data_key
-from helpers.models.layouts import lay_out
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -146,7 +145,7 @@ def train(
     )
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    channels_last = lay_out(model, cohort.volumes[:1])
+    layouts.channels_last(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
     def step(network: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -154,9 +153,15 @@ def train(
         volumes = cohort.volumes[rows]
         if augment is not None:
             volumes = augment(volumes, generator)
-        if channels_last:
-            volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
-        return terms(network(fabric.to_device(volumes)), cohort, rows)
+        volumes = fabric.to_device(volumes.contiguous(memory_format=torch.channels_last_3d))
+        try:
+            logits = network(volumes)
+        except RuntimeError as error:
+            if not layouts.is_of_layout(error):
+                raise
+            layouts.channels_first(network)
+            logits = network(volumes.contiguous())
+        return terms(logits, cohort, rows)
 
     def validate(network: nn.Module) -> dict[str, float]:
         parts = validation.volumes.split(batch_size)

@@ -105,15 +105,18 @@ class Study:
         return self.output / "group" / name
 
     @contextmanager
-    def lock(self, scan: Scan, *, wait: bool = True) -> Iterator[bool]:
-        """Keep other programs from a scan of this output; yield whether it is ours now.
+    def lock(self, what: Scan | str, *, wait: bool = True) -> Iterator[bool]:
+        """Keep other programs from a part of this output; yield whether it is ours now.
 
         Parameters
         ----------
+        what : Scan or str
+            A scan, or the name of what is made of all of them.
         wait : bool
             Wait until others are done with it; else yield False if there are any.
         """
-        file = scan.derived(self.output / ".locks", ".lock")
+        place = self.output / ".locks"
+        file = place / f"{what}.lock" if isinstance(what, str) else what.derived(place, ".lock")
         lock = filelock.FileLock(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

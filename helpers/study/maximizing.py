@@ -143,7 +143,6 @@ def maximize(
         "intensity": model.card.get("intensity", "median"),
         "grid": [*grid.shape, grid.spacing_mm[0]],
     }
-    _check_settings(study, settings)
     networks = {
         name: Reading(network, model.card).eval().to(runtime.device())
         for name, network in (
@@ -158,15 +157,17 @@ def maximize(
         for wish in wishes
         for space in spaces
     ]
-    left = [picture for picture in pictures if not picture.is_finished()]
-    study.describe()
-    runtime.write_json(_settings_file(study), settings)
-    for picture in runtime.progress(left, label="maximize", show=progress):
-        picture.remove()
-        picture.write(networks, brain, **how)
-    table = _table(study, settings)
-    records.write_table(table, study.group("desc-feature_pictures.tsv"))
-    return table
+    with study.lock("maximize"):
+        _check_settings(study, settings)
+        left = [picture for picture in pictures if not picture.is_finished()]
+        study.describe()
+        runtime.write_json(_settings_file(study), settings)
+        for picture in runtime.progress(left, label="maximize", show=progress):
+            picture.remove()
+            picture.write(networks, brain, **how)
+        table = _table(study, settings)
+        records.write_table(table, study.group("desc-feature_pictures.tsv"))
+        return table
 
 
 @dataclass(frozen=True)

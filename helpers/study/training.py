@@ -126,44 +126,45 @@ def train(
         "labels": keyed.fingerprint(cohort.labels),
     }
     place, scores = study.output / "models" / label, study.group(f"desc-{label}_scores.tsv")
-    said = read(place / "settings.json", "the training begins anew")
-    if said is not None and said != settings:
-        other = {name for name in settings if said.get(name) != settings[name]}
-        raise ValueError(
-            f"{place} holds a training with other {', '.join(sorted(other))}; name another output "
-            f"folder, or remove that one"
-        )
-    if said is not None and (place / "card.json").exists() and scores.exists():
-        return pd.read_csv(scores, sep="\t")
-    options = {
-        "target": target,
-        "folds": folds,
-        "seed": seed,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "balanced": balanced and not regression,
-        "augment": models.moved_heads if augment else None,
-        "progress": progress,
-    }
-    study.describe()
-    runtime.write_json(place / "settings.json", settings)
-    found = cross_validate(builder, cohort, checkpoints=place / "checkpoints", **options)
-    models.save_folds(found, place, network=network, spacing_mm=spacing_mm)
-    tables = {"scores": found.scores(), "predictions": found.predictions()}
-    tables["history"] = found.history
-    if regression:
-        said = found.said["network"][:, 0]
-        tables["confounds"] = models.number_confounds(cohort, said, found.folds, asked, label)
-    elif len(cohort.classes) == 2:
-        said = found.said["network"]
-        tables["confounds"] = models.confounds(cohort, said, found.folds, asked)
-        tables["calibration"] = calibration(found)
-    if learning_curve:
-        tables["learning"] = _learning(builder, found, place / "checkpoints", options)
-    for name in reversed(tables):  # the scores last: they say that all is there
-        write_table(tables[name], study.group(f"desc-{label}_{name}.tsv"))
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return tables["scores"]
+    with study.lock(f"train-{label}"):
+        said = read(place / "settings.json", "the training begins anew")
+        if said is not None and said != settings:
+            other = {name for name in settings if said.get(name) != settings[name]}
+            raise ValueError(
+                f"{place} holds a training with other {', '.join(sorted(other))}; name another "
+                f"output folder, or remove that one"
+            )
+        if said is not None and (place / "card.json").exists() and scores.exists():
+            return pd.read_csv(scores, sep="\t")
+        options = {
+            "target": target,
+            "folds": folds,
+            "seed": seed,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "balanced": balanced and not regression,
+            "augment": models.moved_heads if augment else None,
+            "progress": progress,
+        }
+        study.describe()
+        runtime.write_json(place / "settings.json", settings)
+        found = cross_validate(builder, cohort, checkpoints=place / "checkpoints", **options)
+        models.save_folds(found, place, network=network, spacing_mm=spacing_mm)
+        tables = {"scores": found.scores(), "predictions": found.predictions()}
+        tables["history"] = found.history
+        if regression:
+            said = found.said["network"][:, 0]
+            tables["confounds"] = models.number_confounds(cohort, said, found.folds, asked, label)
+        elif len(cohort.classes) == 2:
+            said = found.said["network"]
+            tables["confounds"] = models.confounds(cohort, said, found.folds, asked)
+            tables["calibration"] = calibration(found)
+        if learning_curve:
+            tables["learning"] = _learning(builder, found, place / "checkpoints", options)
+        for name in reversed(tables):  # the scores last: they say that all is there
+            write_table(tables[name], study.group(f"desc-{label}_{name}.tsv"))
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        return tables["scores"]
 
 
 def calibration(found: CrossValidation) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers import models
 from helpers.cohorts import Cohort
-from helpers.models.layouts import lay_out
+from helpers.models import layouts
 
 # What classifiers say of brains; see `Readers`.
 Reading = Callable[[Float[Tensor, "subject 1 x y z"]], Float[Tensor, "subject network"]]
@@ -27,13 +27,23 @@ class Readers(nn.Module):
         self.ensemble = models.Ensemble(copy.deepcopy(list(networks)))
         self.register_buffer("distances", torch.tensor(distances))
         self.eval().requires_grad_(False)
+        layouts.channels_last(self)
 
     def forward(
         self, volumes: Float[Tensor, "subject 1 x y z"]
     ) -> Float[Tensor, "subject network"]:
         """Return what each network says of each subject."""
-        logits = torch.stack(list(self.ensemble.each(volumes)), dim=1)  # subject network class
+        try:
+            logits = self._logits(volumes)
+        except RuntimeError as error:
+            if not layouts.is_of_layout(error):
+                raise
+            layouts.channels_first(self)
+            logits = self._logits(volumes)
         return (logits[:, :, 1] - logits[:, :, 0]) / self.distances
+
+    def _logits(self, volumes: Tensor) -> Float[Tensor, "subject network class"]:
+        return torch.stack(list(self.ensemble.each(volumes)), dim=1)
 
 
 def read(
@@ -69,6 +79,4 @@ def read(
         odds.append(difference / distance)
     if not (right & ill).any() or not (right & ~ill).any():
         raise ValueError("no subject of one of the classes is right for all classifiers at once")
-    readers = Readers(networks, distances)
-    lay_out(readers, cohort.volumes[:1])
-    return readers, torch.stack(odds, dim=1), right
+    return Readers(networks, distances), torch.stack(odds, dim=1), right

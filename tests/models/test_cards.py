@@ -68,6 +68,7 @@ def test_a_card_in_toml_and_in_json_say_the_same(tmp_path):
         ({"space": "scanner"}, r"the space 'scanner'; expected one of \['mni', 'native'\]"),
         ({"space": ["native"]}, r"the space \['native'\]; expected one of"),
         ({"intensity": "z-score"}, r"'z-score'; expected one of \['median', 'unit', 'zscore'"),
+        ({"intensity": ["zscore"]}, r"\['zscore'\]; expected one of"),
     ],
 )
 def test_cards_that_are_refused(tmp_path, changed, message):

@@ -1,6 +1,9 @@
 """Cross-validation on a study: nobody is judged, or explained, by a network that has seen her."""
 
+import contextlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from small_study import GRID, main
 
 from helpers import attribution, cohorts, grids, models
-from helpers.study import Study, train
+from helpers.study import Study, train, training
 
 PEOPLE = 24
 SETTINGS = ["--spacing-mm=8", "--folds=3", "--epochs=3", "--batch-size=4", "--n-procs=1"]
@@ -120,6 +123,27 @@ def test_a_training_that_is_done_is_not_repeated_and_another_needs_another_folde
         main(*arguments, "--epochs=9")
     assert stopped.value.code == 2
     assert "holds a training with other epochs; name another output" in capsys.readouterr().err
+
+
+def test_of_two_runs_at_once_the_second_reads_what_the_first_found(study, tmp_path, monkeypatch):
+    both, asked = threading.Barrier(2), []
+
+    def together(*call, **options):
+        asked.append(call)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=1)
+        return models.cross_validate(*call, **options)
+
+    def run(_):
+        mine = Study(study / "scans", tmp_path / "out", preprocessed=study / "out")
+        how = {"spacing_mm": 8.0, "folds": 2, "epochs": 1, "batch_size": 4, "n_procs": 1}
+        return train(mine, "group", **how, progress=False)
+
+    monkeypatch.setattr(training, "cross_validate", together)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(run, range(2))
+    assert len(asked) == 1
+    pd.testing.assert_frame_equal(first, second)
 
 
 def test_a_number_is_learned_and_who_has_none_is_left_out(study, tmp_path):

@@ -1,6 +1,9 @@
 """Planting an effect into a study, on networks that see it, that do not, and that never learned."""
 
+import contextlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
@@ -272,6 +275,26 @@ def test_a_finished_run_is_read_and_another_refused(trust, tmp_path, monkeypatch
     pd.testing.assert_frame_equal(first, again, check_dtype=False)
     with pytest.raises(ValueError, match="a run with other seed; name another output"):
         trust(effect="tag", model=network, seed=1)
+
+
+def test_of_two_runs_at_once_the_second_reads_what_the_first_found(folder, tmp_path, monkeypatch):
+    both, asked, tried = threading.Barrier(2), [], asking._tried
+
+    def together(*call):
+        asked.append(call)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=1)
+        return tried(*call)
+
+    def run(_):
+        model, mine = Looks(GRID, at_the_temple()), Study(folder, tmp_path / "out")
+        return asking.trust(mine, effect="tag", model=model, methods=["gradient"], progress=False)
+
+    monkeypatch.setattr(asking, "_tried", together)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(run, range(2))
+    assert len(asked) == 1
+    pd.testing.assert_frame_equal(first, second, check_dtype=False)
 
 
 @pytest.mark.filterwarnings("ignore:a fold leaves:UserWarning")

@@ -180,30 +180,31 @@ def trust(
         "volumes": keyed.fingerprint(people.volumes),
     }
     files = _Files.of(study, effect)
-    if (finished := _finished(files, settings)) is not None:
-        return finished
     tested = whole[:: len(whole) // len(people)]  # as the coin fell
     _check_methods(explainers, model, network, tested)
-    study.describe()
-    place = study.output / "models" / f"trust-{keyed.fingerprint(settings)[:10]}"
-    if model is None:
-        options = {"folds": folds, "seed": seed, "checkpoints": place, "progress": progress}
-        options |= {"matched": True} if draws else {}
-        found = models.cross_validate(network, whole, **options, **training)
-        setting = _setting(whole, tested, found.folds, {"classes": list(classes)})
-        for fold, one in enumerate(found.networks):
-            setting.networks.append((one.eval(), _rows(setting.folds == fold)))
-    else:
-        either = replace(whole, labels=(whole.labels > 0).long(), classes=planting.CLASSES)
-        setting = _setting(whole, tested, either.folds(folds, seed), model.card)
-        setting.networks.extend(_who_explains(model, tested))
-    trial = _tried(study, effect, setting, explainers, settings, progress)
-    records.write_table(trial.randomization, files.randomization)
-    records.write_table(trial.scores, files.scores)
-    pages.write(files.page, page.page(trial))
-    runtime.write_json(files.summary, _summary(trial))  # the last: all is there
-    shutil.rmtree(place, ignore_errors=True)
-    return trial.scores
+    with study.lock(f"trust-{effect.label}"):
+        if (finished := _finished(files, settings)) is not None:
+            return finished
+        study.describe()
+        place = study.output / "models" / f"trust-{keyed.fingerprint(settings)[:10]}"
+        if model is None:
+            options = {"folds": folds, "seed": seed, "checkpoints": place, "progress": progress}
+            options |= {"matched": True} if draws else {}
+            found = models.cross_validate(network, whole, **options, **training)
+            setting = _setting(whole, tested, found.folds, {"classes": list(classes)})
+            for fold, one in enumerate(found.networks):
+                setting.networks.append((one.eval(), _rows(setting.folds == fold)))
+        else:
+            either = replace(whole, labels=(whole.labels > 0).long(), classes=planting.CLASSES)
+            setting = _setting(whole, tested, either.folds(folds, seed), model.card)
+            setting.networks.extend(_who_explains(model, tested))
+        trial = _tried(study, effect, setting, explainers, settings, progress)
+        records.write_table(trial.randomization, files.randomization)
+        records.write_table(trial.scores, files.scores)
+        pages.write(files.page, page.page(trial))
+        runtime.write_json(files.summary, _summary(trial))  # the last: all is there
+        shutil.rmtree(place, ignore_errors=True)
+        return trial.scores
 
 
 def _tried(
