@@ -3,7 +3,7 @@
 Each effect and seed is a run of ``brain-cnns trust`` as it is, but for the seed: another seed is
 another coin, other places, other folds and other weights.
 
-    python data_scripts/measure_trust.py --seeds 1 2
+    python data_scripts/measure_trust.py --seeds 2 3
 
 A run that is finished is read from ``--folder``.
 """
@@ -29,7 +29,7 @@ EFFECTS = {
 def main() -> None:
     """Run every effect with every seed; write what was seen and found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--effects", nargs="+", default=list(EFFECTS), choices=EFFECTS)
     parser.add_argument("--folder", type=Path, default=Path("runs/trust"))
     arguments = parser.parse_args()
