@@ -110,6 +110,8 @@ def _template(grid: Grid) -> Anatomy:
 def template(grid: Grid | None = None) -> Anatomy:
     """Return the MNI152 template on a grid, by default the 4 mm teaching grid.
 
+    Its tensors are yours: each call returns new ones.
+
     Examples
     --------
     >>> from helpers import anatomy
@@ -117,7 +119,8 @@ def template(grid: Grid | None = None) -> Anatomy:
     >>> tuple(brain.t1.shape)
     (1, 48, 56, 48)
     """
-    return _template(grids.mni() if grid is None else grid)
+    kept = _template(grids.mni() if grid is None else grid)
+    return Anatomy(kept.grid, kept.t1.clone(), kept.tissues.clone(), kept.mask.clone())
 
 
 def atlas(

@@ -32,6 +32,14 @@ def grids_as_image(grid):
     )
 
 
+def test_whoever_changes_a_template_changes_nobody_elses():
+    changed = anatomy.template()
+    for tensor in (changed.t1, changed.tissues, changed.mask):
+        tensor.zero_()
+    other = anatomy.template()
+    assert all(t.any() for t in (other.t1, other.tissues, other.mask))
+
+
 def test_template_has_the_size_and_contrast_of_a_brain():
     brain = anatomy.template()
     litres = float(brain.mask.sum()) * brain.grid.voxel_volume_mm3 / 1e6

@@ -29,30 +29,43 @@ def watched(model: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Tenso
         If a layer does not exist; in the yielded function, if it is not passed exactly once.
     """
     modules = {name: models.layer(model, name) for name in layers if name != OUTPUT}
-    collected: dict[str, list[Tensor]] = {}
+    passing: dict[str, list[Tensor]] = {name: [] for name in modules}
+    # A network may be passed again for `frozen`: before, where its layout did not fit and the pass
+    # broke off, and after, to tell a logit from a probability. What counts is the first whole pass.
+    whole: list[dict[str, list[Tensor]]] = []
+
+    def begin(*_):
+        for outputs in passing.values():
+            outputs.clear()
+
+    def end(*_):
+        whole.append({name: list(outputs) for name, outputs in passing.items()})
 
     def keeper(name: str):
         def keep(module, inputs, output):
             if not isinstance(output, Tensor):
                 raise ValueError(f"layer {name!r} puts out {type(output).__name__}, not a tensor")
-            collected[name].append(output)
+            passing[name].append(output)
             return output.clone()  # an in-place ReLU behind would overwrite what was kept
 
         return keep
 
     with models.frozen(model) as network, ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(begin).remove)
+        hooks.callback(model.register_forward_hook(end).remove)
         for name, module in modules.items():
             hooks.callback(module.register_forward_hook(keeper(name)).remove)
 
         def look(volumes: Tensor) -> Outputs:
-            collected.update((name, []) for name in modules)
-            output = network(volumes)
-            for name in modules:
-                if len(collected[name]) != 1:
+            whole.clear()
+            found = {OUTPUT: network(volumes)}
+            for name, outputs in whole[0].items():
+                if len(outputs) != 1:
                     raise ValueError(
-                        f"layer {name!r} was passed {len(collected[name])} times in one forward "
-                        f"pass; name a layer that is passed exactly once"
+                        f"layer {name!r} was passed {len(outputs)} times in one forward pass; "
+                        f"name a layer that is passed exactly once"
                     )
-            return {OUTPUT: output} | {name: collected[name][0] for name in modules}
+                found[name] = outputs[0]
+            return found
 
         yield look

@@ -35,6 +35,11 @@ def features(model, volumes):
     return LayerActivation(model, model.block2).attribute(volumes).detach()
 
 
+class Viewed(nn.Module):
+    def forward(self, features):
+        return features.view(len(features), -1)
+
+
 def test_logit_and_margin_are_those_of_the_softmax(model, volumes):
     logits = model(volumes).detach()
     torch.testing.assert_close(activation(model, logit(2), volumes), logits[:, 2])
@@ -133,6 +138,18 @@ def test_layers_that_are_not_passed_once(model, volumes):
     shared.append(shared[1])
     with pytest.raises(ValueError, match="'1' was passed 2 times"):
         activation(shared, channel_mean("1", 0), volumes)
+
+
+@pytest.mark.parametrize("flatten", [nn.Flatten(), Viewed()], ids=["flatten", "view"])
+@pytest.mark.parametrize("logits", [1, 2])
+def test_passes_that_frozen_makes_for_itself_do_not_count(volumes, flatten, logits):
+    """One logit is looked at twice, and a view reads memory as it lies: captum passes once."""
+    convolution = nn.Conv3d(1, 3, 3, padding=1)
+    size = 3 * volumes[0].numel()
+    network = nn.Sequential(convolution, nn.ReLU(), flatten, nn.Linear(size, logits))
+    expected = LayerActivation(network, convolution).attribute(volumes)[:, 1].mean((1, 2, 3))
+    found = activation(network, channel_mean("0", 1), volumes)
+    torch.testing.assert_close(found, expected)
 
 
 def test_one_logit_is_two_classes():
