@@ -78,9 +78,9 @@ def page(trial: Trial) -> Page:
     else:
         lead = f"None of the {len(methods)} methods asked did so better than every rival."
     made = Page(
-        f"Do the maps find what was planted? {trial.name}",
-        f"{lead} A known effect was planted into real scans, and heat maps of a network were "
-        f"scored against it, beside maps that have never seen the network.",
+        "Do the maps find what was planted?",
+        f"{lead} A known effect was planted into the scans of {trial.name}, and heat maps of a "
+        f"network were scored against it, beside maps that have never seen the network.",
     )
     if trial.refused:
         made.warn(f"No conclusion can be drawn: {trial.refused}. {_remedy(trial)}")
@@ -219,11 +219,12 @@ def _scores(made: Page, trial: Trial) -> None:
         decimals = 3 if measure == judging.MEASURE else 2
         table[name] = [_interval(row, measure, decimals) for row in rows]
     share = trial.scores["share_outside"]
-    table["outside the brain"] = [f"{value:.0%}" if pd.notna(value) else "" for value in share]
+    table["outside"] = [f"{value:.0%}" if pd.notna(value) else "" for value in share]
     made.table(table, "Means over people who have the effect, with 95 % intervals")
     made.text(
         "Average precision decides; it was chosen before any score was seen. Maps are scored by "
-        "their absolute values, as they come, without smoothing."
+        "their absolute values, as they come, without smoothing. Outside is the share of a map's "
+        "size that lies outside the brain."
     )
 
 
