@@ -1,6 +1,5 @@
 """Planting an effect into a study, on networks that see it, that do not, and that never learned."""
 
-import contextlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -280,17 +279,19 @@ def test_a_finished_run_is_read_and_another_refused(trust, tmp_path, monkeypatch
 def test_of_two_runs_at_once_the_second_reads_what_the_first_found(folder, tmp_path, monkeypatch):
     both, asked, tried = threading.Barrier(2), [], asking._tried
 
-    def together(*call):
+    def meet(*_):  # in place of a trial pass: the two share one random generator
+        both.wait(timeout=60)
+
+    def counted(*call):
         asked.append(call)
-        with contextlib.suppress(threading.BrokenBarrierError):
-            both.wait(timeout=1)
         return tried(*call)
 
     def run(_):
         model, mine = Looks(GRID, at_the_temple()), Study(folder, tmp_path / "out")
         return asking.trust(mine, effect="tag", model=model, methods=["gradient"], progress=False)
 
-    monkeypatch.setattr(asking, "_tried", together)
+    monkeypatch.setattr(asking, "_check_methods", meet)
+    monkeypatch.setattr(asking, "_tried", counted)
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(run, range(2))
     assert len(asked) == 1
