@@ -23,8 +23,9 @@ import torch
 from helpers import grids, tensors
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts.cohort import Cohort
+from helpers.cohorts.finding import find_in_bids
 from helpers.cohorts.report import QUALITY
-from helpers.cohorts.scans import Scan, find_in_bids, prepare
+from helpers.cohorts.scans import Scan, prepare
 from helpers.errors import BrokenScansError, LeftOutWarning
 from helpers.grids import Grid
 

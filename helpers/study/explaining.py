@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from helpers import anatomy, attribution, evaluation, fields, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
-from helpers.cohorts.scans import Scan, check_names, to_scan
+from helpers.cohorts.finding import check_names
+from helpers.cohorts.scans import Scan, to_scan
 from helpers.errors import InterruptedWarning
 from helpers.grids import Grid
 from helpers.processes import launched_fabric, together

@@ -19,7 +19,8 @@ from urllib.parse import quote
 import filelock
 
 from helpers import runtime
-from helpers.cohorts.scans import Scan, find_scans
+from helpers.cohorts.finding import find_scans
+from helpers.cohorts.scans import Scan
 from helpers.errors import CannotWriteError
 
 GENERATOR = "brain-cnns"

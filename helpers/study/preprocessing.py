@@ -10,8 +10,9 @@ from PIL import Image
 from scipy import ndimage
 
 from helpers import anatomy, grids, runtime
+from helpers.cohorts.finding import check_names
 from helpers.cohorts.report import QUALITY, Report
-from helpers.cohorts.scans import SPACE, TRANSFORM, Scan, check_names, prepare_or_say, preprocessed
+from helpers.cohorts.scans import SPACE, TRANSFORM, Scan, prepare_or_say, preprocessed
 from helpers.errors import BrokenScanError
 from helpers.grids import Grid
 from helpers.study import pages, records

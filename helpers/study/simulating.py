@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from helpers import anatomy, evaluation, fields, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
+from helpers.cohorts.finding import check_names
 from helpers.cohorts.report import QUALITY
-from helpers.cohorts.scans import Scan, check_names, on_grid, to_scan
+from helpers.cohorts.scans import Scan, on_grid, to_scan
 from helpers.grids import Grid
 from helpers.study import records
 from helpers.study.explaining import model_grid

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from helpers import anatomy, models, runtime, warping
 from helpers.cohorts import Cohort
-from helpers.cohorts.scans import Scan, find_scans
+from helpers.cohorts.finding import find_scans
+from helpers.cohorts.scans import Scan
 from helpers.errors import CannotWriteError
 from helpers.grids import Grid
 from helpers.study.folders import Study

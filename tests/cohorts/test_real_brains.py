@@ -8,8 +8,8 @@ import torch
 
 from helpers import cohorts, grids
 from helpers.cohorts import preprocessing
+from helpers.cohorts.finding import find_scans
 from helpers.cohorts.real_brains import FOLDER, STUDY_MASKS
-from helpers.cohorts.scans import find_scans
 
 STUDY = cohorts.real_study()
 PEOPLE = pd.read_csv(STUDY / "participants.tsv", sep="\t")
