@@ -43,11 +43,11 @@ def add_verb(verbs, name: str, text: str, run: Callable) -> argparse.ArgumentPar
     return parser
 
 
-def add_study(parser: argparse.ArgumentParser, *, levels: bool) -> None:
-    """Add a folder of scans and one of results, and with levels what divides the work."""
+def add_study(parser: argparse.ArgumentParser, *, levels: bool, masks: bool = True) -> None:
+    """Add a folder of scans and one of results; with levels what divides the work."""
     parser.add_argument("bids_dir", type=Path, help="a BIDS folder, or one with NIfTI files in it")
     parser.add_argument("out_dir", type=Path, help="where results go")
-    parser.set_defaults(participant_label=[])
+    parser.set_defaults(participant_label=[], masks=None)
     if levels:
         parser.epilog = _LEVELS.format(command=parser.prog)
         parser.add_argument(
@@ -66,12 +66,14 @@ def add_study(parser: argparse.ArgumentParser, *, levels: bool) -> None:
             "--dry-run", action="store_true", help="say what there is to do, and do nothing"
         )
         _add_cluster(parser)
-    parser.add_argument(
-        "--masks",
-        metavar="PATTERN",
-        help="brain masks or parcellations in BIDS_DIR, with {participant_id} in the path; "
-        "without them the template's mask cuts the brains out, which is rougher",
-    )
+    if masks:
+        parser.add_argument(
+            "--masks",
+            metavar="PATTERN",
+            help="brain masks or parcellations in BIDS_DIR, with {participant_id} in the path; "
+            "default: those that OUT_DIR was preprocessed with; else the template's mask cuts the "
+            "brains out, which is rougher",
+        )
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:

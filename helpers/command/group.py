@@ -15,7 +15,7 @@ from helpers.command import arguments
 def add(verbs) -> None:
     """Add the verb to the command."""
     parser = arguments.add_verb(verbs, "group", __doc__, run)
-    arguments.add_study(parser, levels=False)
+    arguments.add_study(parser, levels=False, masks=False)
     parser.add_argument(
         "--method",
         required=True,

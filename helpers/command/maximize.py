@@ -14,7 +14,7 @@ from helpers.command import arguments
 def add(verbs) -> None:
     """Add the verb to the command."""
     parser = arguments.add_verb(verbs, "maximize", __doc__, run)
-    arguments.add_study(parser, levels=False)
+    arguments.add_study(parser, levels=False, masks=False)
     arguments.add_model(parser)
     parser.add_argument("--target", help="one class; default: every class")
     parser.add_argument("--layer", help="instead of classes, channels of this layer")

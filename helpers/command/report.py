@@ -13,7 +13,7 @@ from helpers.command import arguments
 def add(verbs) -> None:
     """Add the verb to the command."""
     parser = arguments.add_verb(verbs, "report", __doc__, run)
-    arguments.add_study(parser, levels=False)
+    arguments.add_study(parser, levels=False, masks=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """What maps, planted effects, simulations and feature pictures say: sections of the report."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 from jaxtyping import Float
@@ -9,10 +10,10 @@ from torch import Tensor
 from helpers import anatomy, evaluation, viewers
 from helpers.errors import NotRegisteredError
 from helpers.grids import Grid
+from helpers.study import records
 from helpers.study.folders import Study
 from helpers.study.grouping import maps_of_people
 from helpers.study.pages import Page
-from helpers.study.records import SIMULATED
 
 _TOP_REGIONS = 12
 
@@ -29,24 +30,37 @@ def maps(page: Page, study: Study, method: str, table: pd.DataFrame) -> None:
         page.text(f"No mean map: {error}.")
         return
     _mean(page, found, grid, method, "mean map")
-    label = method.replace("_", "")
-    means = sorted((study.output / "group").glob(f"*_desc-{label}*_means.tsv"))
+    means = _of_group(study, method, "means")
     if means:
-        regions = pd.read_csv(means[0], sep="\t").head(_TOP_REGIONS)
+        regions = pd.read_csv(min(means.items())[1], sep="\t").head(_TOP_REGIONS)
         caption = "Regions with the strongest mean, with 95 % intervals over people"
     else:
         each = evaluation.by_region(found, grid)
         regions = each.sort_values("mean", key=abs, ascending=False).head(_TOP_REGIONS)
         caption = "Tissues; name an atlas with `brain-cnns group --atlas`"
     page.table(_short(regions), caption)
-    for path in sorted((study.output / "group").glob(f"*_desc-{label}*_peaks.tsv")):
+    for contrast, path in _of_group(study, method, "peaks").items():
         peaks = pd.read_csv(path, sep="\t")
-        contrast = path.stem.partition(f"_desc-{label}")[2].removesuffix("_peaks")
         about = f"the contrast {contrast}" if contrast else "the mean against zero"
+        how = path.with_name(path.name.replace("_peaks.tsv", "_group.json"))
+        if covariates := (records.read(how, "ignored") or {}).get("covariates"):
+            about += f", apart from {' and '.join(covariates)}"
         if len(peaks):
             page.table(peaks, f"Beyond chance, {about} (corrected over the whole brain)")
         else:
             page.text(f"For {about}, nothing is beyond chance in the whole brain.")
+
+
+def _of_group(study: Study, method: str, what: str) -> dict[str, Path]:
+    """Return the tables that `group` has written about a method, by contrast; '' is against 0."""
+    found = {}
+    for path in sorted((study.output / "group").glob(f"*_desc-*_{what}.tsv")):
+        # A contrast begins with a capital: gradcamSex is one of grad_cam, gradcamplusplus is not.
+        described = path.stem.partition("_desc-")[2].removesuffix(f"_{what}")
+        contrast = described.removeprefix(method.replace("_", ""))
+        if contrast != described and not contrast[:1].islower():
+            found[contrast] = path
+    return found
 
 
 def _short(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +103,7 @@ def simulations(page: Page, study: Study, table: pd.DataFrame) -> None:
     )
     for target, those in good.groupby("target", sort=True):
         scans = [scan for scan in study.scans if scan.file in set(those["scan"])]
-        _, found, grid = maps_of_people(study, SIMULATED, scans=scans)
+        _, found, grid = maps_of_people(study, records.SIMULATED, scans=scans)
         _mean(page, found, grid, f"from the scan to {target}", "log expansion")
     columns = ["scan", "predicted", "target", "target_probability", "target_probability_after"]
     columns += ["strongest", "largest_displacement_mm", "warnings", "problem"]

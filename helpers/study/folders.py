@@ -25,6 +25,7 @@ from helpers.errors import CannotWriteError
 
 GENERATOR = "brain-cnns"
 DESCRIPTION = "dataset_description.json"
+_PREPROCESSED = "desc-preproc_T1w.json"  # of all preprocessed scans, as BIDS inherits sidecars
 # BIDS has no words yet for maps, their statistics and pages about them.
 _BIDSIGNORE = "*_map.*\n*_xfm.json\n*_T1w.png\n*_problem.json\n*.html\ngroup\nmodels\n"
 
@@ -40,7 +41,8 @@ class Study:
         Where results go; made when there are some.
     masks : str, optional
         Where each scan's brain mask is, see `helpers.cohorts.from_bids`. In a folder of NIfTI
-        files, ``{participant_id}`` is the file's name without its ending.
+        files, ``{participant_id}`` is the file's name without its ending. Default: as these scans
+        were preprocessed here before; else the template's mask cuts the brains out.
     segmentations : str, optional
         Where each person's own regions are, such as FreeSurfer's ``aparc+aseg`` in NIfTI.
     participants : sequence of str, optional
@@ -79,9 +81,10 @@ class Study:
         participants: Sequence[str] = (),
         preprocessed: str | Path | None = None,
     ):
-        self.folder, self.output, self.masks = Path(folder), Path(output), masks
+        self.folder, self.output = Path(folder), Path(output)
         self.preprocessed = self.output if preprocessed is None else Path(preprocessed)
-        scans = find_scans(folder, masks=masks, segmentations=segmentations)
+        self.masks = self._known_masks() if masks is None else masks
+        scans = find_scans(folder, masks=self.masks, segmentations=segmentations)
         self.scans = _of_people(scans, participants, self.folder)
         for place in (self.output, self.preprocessed):
             if place.resolve() == self.folder.resolve():
@@ -100,6 +103,23 @@ class Study:
         runtime.write_json(self.output / DESCRIPTION, said)
         with runtime.replacing(self.output / ".bidsignore") as unfinished:
             unfinished.write_text(_BIDSIGNORE)
+        if self.masks != self._known_masks():
+            runtime.write_json(self.preprocessed / _PREPROCESSED, self._cut_out_by(self.masks))
+
+    def _known_masks(self) -> str | None:
+        """Return which masks these scans were preprocessed with: others would cut them anew."""
+        try:
+            said = json.loads((self.preprocessed / _PREPROCESSED).read_text())
+            masks = said["Masks"]
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None
+        return masks if said == self._cut_out_by(masks) else None
+
+    def _cut_out_by(self, masks: str | None) -> dict[str, str | None]:
+        return {
+            "Masks": masks,
+            "MasksOf": _link(self.folder.resolve(), self.preprocessed.resolve()),
+        }
 
     def group(self, name: str) -> Path:
         """Return where a result about all scans belongs."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers import anatomy, attribution, evaluation, fields, grids
+from helpers import anatomy, attribution, evaluation, fields, grids, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts import participants
 from helpers.cohorts.scans import Scan, on_grid
@@ -38,8 +38,8 @@ def group(
 
     Writes in ``group``, with the method's name and MNI space in theirs: the mean map (of each
     class, with a label), the t statistic and the corrected p (as minus its logarithm), all NIfTI;
-    ``_peaks.tsv`` (clusters beyond chance) and ``_means.tsv`` (a row a region and side: mean over
-    people and its interval).
+    ``_peaks.tsv`` (clusters beyond chance), ``_means.tsv`` (a row a region and side: mean over
+    people and its interval) and ``_group.json`` (how: maps, people, options).
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ def group(
         raise ValueError(f"smooth_mm is the width of a Gaussian, 0 or more, got {smooth_mm}")
     people, maps, grid = maps_of_people(study, method)
     labels, names = None, None
+    settings = read(study.output / f"desc-{method.replace('_', '')}_map.json", "ignored") or {}
     if label is not None:
         labels, names = _two_groups(people, label, classes)
         kept = labels >= 0
         people, maps, labels = people[kept.numpy()], maps[kept], labels[kept]
-        settings = read(study.output / f"desc-{method.replace('_', '')}_map.json", "ignored") or {}
         if settings.get("target") in ("predicted", "the other class"):
             warnings.warn(
                 "each map is about the class that was predicted for its scan, so the groups may "
@@ -137,6 +137,19 @@ def group(
     grids.save(found.log10_p, grid, study.group(f"{stem}_log10p.nii.gz"))
     write_table(found.peaks, study.group(f"{stem}_peaks.tsv"))
     write_table(region_means(maps, labels, names, grid, atlas), study.group(f"{stem}_means.tsv"))
+    how = {
+        "maps": settings,
+        "people": people["participant_id"].tolist(),
+        "label": label,
+        "classes": names,
+        "covariates": list(covariates),
+        "regions": len(atlas.names),
+        "smooth_mm": smooth_mm,
+        "permutations": permutations,
+        "level": level,
+        "seed": seed,
+    }
+    runtime.write_json(study.group(f"{stem}_group.json"), how)
     return found.peaks
 
 

@@ -83,8 +83,13 @@ class Maps:
             )
 
     def write_settings(self) -> None:
-        """Write what holds of all maps; as BIDS has it, a file at the root is about all below."""
-        runtime.write_json(self._settings_file(), self.settings)
+        """Write what holds of all maps; as BIDS has it, a file at the root is about all below.
+
+        Of two programs that begin at once with other settings, one is refused.
+        """
+        with self.study.lock(self._settings_file().stem):
+            self.check_settings()
+            runtime.write_json(self._settings_file(), self.settings)
 
     def key(self, scan: Scan) -> str | None:
         """Return what changes with scan, mask or settings; None if a file is missing."""

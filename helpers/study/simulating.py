@@ -43,7 +43,8 @@ CAVEAT = (
 STEPS = 80
 BLUR_MM = 10.0  # as of the simulators in chapter 12
 _SEVENFOLD = 2.0  # in log expansion, a little more than it
-_COLUMNS = ("name", "participant_id", "session", "scan", "problem", "predicted", "predicted_after")
+_COLUMNS = ("name", "participant_id", "session", "scan", "problem", "fold")
+_COLUMNS += ("predicted", "predicted_after")
 _COLUMNS += ("target", "target_probability", "target_probability_after", "share_of_the_way")
 _COLUMNS += ("judges_for_target", "judges_for_target_after")
 _COLUMNS += ("strongest", "x_mm", "y_mm", "z_mm", "largest_displacement_mm", "folded")
@@ -296,6 +297,8 @@ def _simulate(
 ) -> dict:
     """Simulate one scan and write its files; return its record."""
     volume, report = scan.on(maps.grid, maps.study.preprocessed)
+    fold = asked.fold(scan.participant_id)
+    asked = asked.unseen(scan.participant_id)
     seen = asked.read(volume)
     label = int(asked.log_odds(seen) <= 0) if target is None else asked.classes.index(target)
     found = asked.way(seen, label, known)
@@ -303,6 +306,7 @@ def _simulate(
     brain = _cut_out(volume, moved) if moved.any() else volume
     expansion = found.log_expansion[0]
     record = {
+        "fold": fold,
         **asked.minds(label, known, seen, found.volumes, asked.read(brain)),
         **votes(label, volume, brain),
         **_sizes(expansion, moved, (volume != 0) | (brain != 0), maps.grid),

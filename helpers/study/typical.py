@@ -30,15 +30,12 @@ class Typical(NamedTuple):
     ----------
     people : Cohort
         The two, with the intensities that the network reads.
-    log_odds : list of float
-        Of each, as of `Asked.log_odds`.
     said : dict
         By the name of the class, for a record: ``scan``, its ``key``, ``log_odds``, and ``of`` how
         many people it is the middle.
     """
 
     people: Cohort
-    log_odds: list[float]
     said: dict[str, dict]
 
 
@@ -48,7 +45,8 @@ class Asked:
     Parameters
     ----------
     model : Module
-        With a card. A copy in single precision and evaluation mode is asked.
+        With a card. A copy in single precision and evaluation mode is asked. Of the networks of a
+        cross-validation, each person is shown to those that have not seen her, see `unseen`.
     grid : Grid
         The card's.
     steps : int
@@ -60,6 +58,19 @@ class Asked:
         self.card, self.grid, self.classes = model.card, grid, list(model.card["classes"])
         self.options = {"steps": steps, "blur_voxels": blur_mm / grid.spacing_mm[0]}
         self.network = copy.deepcopy(model).float().eval().to(runtime.device())
+
+    def fold(self, participant_id: str) -> int | None:
+        """Return in which fold of a cross-validation a person was, if she was in one."""
+        folds = self.network.fold_of if isinstance(self.network, models.FoldSet) else {}
+        return folds.get(participant_id)
+
+    def unseen(self, participant_id: str) -> "Asked":
+        """Return what asks only the networks that have not seen a person in their training."""
+        if not isinstance(self.network, models.FoldSet):
+            return self
+        other = copy.copy(self)
+        other.network = models.Ensemble(self.network.not_seen(participant_id)).eval()
+        return other
 
     def read(self, volume: Float[Tensor, "1 x y z"]) -> Float[Tensor, "1 1 x y z"]:
         """Return a brain with the intensities that the network reads."""
@@ -121,7 +132,7 @@ class Asked:
         }
         sign = 1 if label else -1
         before, after = sign * odds["log_odds"], sign * odds["log_odds_after"]
-        missing = sign * known.log_odds[label] - before
+        missing = sign * self.log_odds(known.people.volumes[[label]]) - before
         return {
             "predicted": self.classes[int(odds["log_odds"] > 0)],
             "predicted_after": self.classes[int(odds["log_odds_after"] > 0)],
@@ -180,7 +191,8 @@ class Asked:
             locked_by.in_turn(scans), label="who is typical", total=len(scans), show=progress
         ):
             try:
-                log_odds = self.log_odds(self._seen(scan, whose))
+                asked = self.unseen(scan.participant_id)
+                log_odds = asked.log_odds(self._seen(scan, whose))
             except CannotWriteError:
                 raise
             except Exception as error:  # what is wrong with a scan is said when its turn comes
@@ -215,7 +227,7 @@ class Asked:
             pd.DataFrame({"participant_id": [file for _, file, _ in middle]}),
             self.grid,
         )
-        return Typical(people, [one["log_odds"] for one in said.values()], said)
+        return Typical(people, said)
 
     def _seen(self, scan: Scan, whose: Study) -> Tensor:
         return self.read(scan.on(self.grid, whose.preprocessed)[0])

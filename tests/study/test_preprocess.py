@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from helpers import anatomy, command, grids
 from helpers.cohorts import bids, registration
 from helpers.cohorts.scans import Scan
 from helpers.runtime import generator
+from helpers.study import Study
 
 GRID = grids.mni(8.0)
 BRAIN = anatomy.template(GRID)
@@ -77,6 +79,25 @@ def test_two_processes_make_the_bytes_of_one(run, study, tmp_path, capsys):
     options = {"n_procs": 2, "on_error": "skip", "progress": False}
     cohort = bids.from_bids(study, None, grid=GRID, masks=masks, cache=tmp_path / "out", **options)
     assert cohort.participants["participant_id"].tolist() == NAMES[:3]
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.filterwarnings("ignore::helpers.errors.LeftOutWarning")
+def test_masks_are_named_once(run, study, tmp_path):
+    """Without them the brains would be cut out anew, by the template's mask; others do that."""
+    masks = "masks/{participant_id}.nii.gz"
+    assert run("--n-procs=1", f"--masks={masks}") == 1
+    kept, out = volumes(tmp_path / "out"), tmp_path / "out"
+    assert Study(study, out).masks == masks
+    assert run("--n-procs=1") == 1
+    assert volumes(out) == kept
+    assert Study(study, tmp_path / "other", preprocessed=out).masks == masks
+    assert Study(study, tmp_path / "other").masks is None
+    others = shutil.copytree(study, tmp_path / "others")
+    assert Study(others, out).masks is None  # they have been made of other people
+    shutil.copytree(study / "masks", study / "again")
+    assert run("--n-procs=1", "--masks=again/{participant_id}.nii.gz") == 1
+    assert Study(study, out).masks == "again/{participant_id}.nii.gz"
 
 
 @pytest.mark.parametrize("error", [TypeError("a mistake"), MemoryError("too large")])

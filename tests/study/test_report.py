@@ -1,5 +1,6 @@
 """Group statistics and the report, on maps whose group difference is planted."""
 
+import json
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from small_study import CARD, GRID, main
 from torch import nn
 
 from helpers import anatomy, cohorts, grids, study
-from helpers.study import Study, reporting
+from helpers.study import Study, findings, reporting
 from helpers.study.grouping import maps_of_people
 
 PEOPLE = 16
@@ -74,7 +75,26 @@ def test_the_planted_difference_is_found_on_its_side(explained):
     assert np.abs(t[LEFT]).max() > 4 * np.abs(t[RIGHT]).max()
     means = pd.read_csv(explained.group(f"{stem}_means.tsv"), sep="\t")
     assert set(means["group"]) == {"control", "patient"}
+    how = json.loads(explained.group(f"{stem}_group.json").read_text())
+    assert how["covariates"] == ["age"]
+    assert how["people"] == [f"sub-{i:02d}" for i in range(PEOPLE)]
+    assert how["maps"]["target"] == "patient"
     assert (means["low"] <= means["mean"]).all()
+
+
+def test_the_page_takes_no_method_for_another(explained, tmp_path):
+    """The name of grad_cam_plus_plus begins as that of grad_cam with a contrast does."""
+    mine = Study(explained.folder, tmp_path / "out")
+    for name in ("gradcam", "gradcamplusplus", "gradcamSex", "gradcamplusplusSex", "lrp"):
+        path = mine.group(f"space-MNI152NLin2009aSym_res-8_desc-{name}_peaks.tsv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("t\n")
+    for method, name in {"grad_cam": "gradcam", "grad_cam_plus_plus": "gradcamplusplus"}.items():
+        found = findings._of_group(mine, method, "peaks")
+        assert {contrast: path.stem.split("_")[2] for contrast, path in found.items()} == {
+            "": f"desc-{name}",
+            "Sex": f"desc-{name}Sex",
+        }
 
 
 def test_where_nothing_differs_nothing_is_found(explained):

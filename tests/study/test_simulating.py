@@ -141,6 +141,20 @@ def test_tissue_moves_where_the_network_looks(finished):
     assert table["predicted"].value_counts().to_dict() == {"bright": 3, "dark": 2}
 
 
+def test_of_folds_each_person_meets_the_network_that_has_not_seen_her(scans, tmp_path, threshold):
+    networks = [Bright(threshold), Bright(threshold - 0.001)]
+    fold_of = {"s0": 1, "s1": 0, "s2": 1, "s3": 0}  # s4 is in no fold: both have not seen her
+    folds = models.FoldSet(networks, fold_of, CARD)
+    output = tmp_path / "out"
+    table = simulate(scans, output, folds, steps=1)
+    for name, whose in {**{n: [networks[k]] for n, k in fold_of.items()}, "s4": networks}.items():
+        record = json.loads((output / f"{name}_desc-simulated_map.json").read_text())
+        brain = grids.read(output / f"{name}{SIMULATED}")[0]
+        expected = [float(n(torch.tensor(brain)[None, None]).diff(dim=1).detach()) for n in whose]
+        assert record["log_odds_of_file"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert table.set_index("name")["fold"].fillna(-1).to_dict() == {**fold_of, "s4": -1}
+
+
 def test_the_simulated_brain_convinces_the_network(finished, network, brains):
     for i in range(5):
         volume, grid = grids.read(finished / f"s{i}{SIMULATED}")

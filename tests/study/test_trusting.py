@@ -139,6 +139,24 @@ def test_no_verdict_about_a_network_that_never_learned(trust, tmp_path):
     assert f"<td>{judging.FOUND}</td>" not in page
 
 
+def test_of_given_folds_each_explains_whom_it_has_not_seen(trust, monkeypatch):
+    networks = [Looks(GRID, at_the_temple()) for _ in range(2)]
+    fold_of = {f"p{i:02d}": i % 2 for i in range(PEOPLE - 1)}  # the last is in no fold
+    folds = models.FoldSet(networks, fold_of, networks[0].card)
+    asked, scored = {}, judging.person_scores
+
+    def counted(setting, *options, **more):
+        for network, rows in setting.networks:
+            names = setting.cohort.participants["participant_id"].iloc[rows.tolist()]
+            asked.update(dict.fromkeys(names, networks.index(network)))
+        return scored(setting, *options, **more)
+
+    monkeypatch.setattr(judging, "person_scores", counted)
+    table = trust(effect="tag", model=folds, methods=["input_x_gradient"])
+    assert table.set_index("map").loc["input_x_gradient", "verdict"] == judging.FOUND
+    assert asked == {**fold_of, f"p{PEOPLE - 1:02d}": 0}
+
+
 def test_an_effect_that_changes_nothing_is_not_found(trust):
     nothing = planting.lesion(intensity=1.0, opaque=False)
 

@@ -332,12 +332,10 @@ def _who_explains(model: nn.Module, people: Cohort) -> list[tuple[nn.Module, Ten
     """Return whom a given network explains: of several, each whom it has not seen."""
     if not isinstance(model, models.FoldSet):
         return [(model, torch.arange(len(people)))]
-    fold_of = [model.fold_of.get(name, -1) for name in people.participants["participant_id"]]
-    names = {fold: i for i, fold in enumerate(fold_of)}
-    each = people.participants["participant_id"]
+    # Somebody who is in no fold was seen by none of them, so that the first may explain her.
+    fold_of = [model.fold_of.get(name, 0) for name in people.participants["participant_id"]]
     return [
-        (model.unseen_by(each[i]), _rows(torch.tensor(fold_of) == fold))
-        for fold, i in names.items()
+        (model.networks[fold], _rows(torch.tensor(fold_of) == fold)) for fold in sorted({*fold_of})
     ]
 
 
@@ -372,7 +370,8 @@ def _check_methods(
         asked = (models.build(network, 2, shape) if isinstance(network, str) else network(0)).eval()
         seen = people.volumes[:1]
     else:
-        asked, seen = model, models.as_the_network_reads(people.volumes[:1], model.card)
+        asked = _who_explains(model, people)[0][0]
+        seen = models.as_the_network_reads(people.volumes[:1], model.card)
     for name, explain in explainers.items():
         try:
             explain(asked, seen, 1)
