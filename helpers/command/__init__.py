@@ -26,6 +26,7 @@ Find out what a network has learned from brain scans: from a folder to a report.
 
     brain-cnns preprocess my_study results --masks "derivatives/masks/{participant_id}_mask.nii.gz"
     brain-cnns explain my_study results --model sex --method grad_cam
+    brain-cnns report my_study results
 
 BIDS_DIR holds sub-* folders, or NIfTI files. Nothing is written there. OUT_DIR gets everything, as
 BIDS derivatives; give all verbs the same. Run a command again after an interruption: what is
@@ -51,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from helpers.errors import OtherProcessError
 
     try:
-        on_cluster = getattr(options, "jobs", None) is not None and not options.dry_run
-        return jobs.submit(main, options) if on_cluster else options.run(options)
+        return jobs.submit(main, options) if jobs.asked(options) else options.run(options)
     except (ValueError, OSError, ImportError, OtherProcessError) as error:
         parser.exit(2, f"{program}: {error}\n" if _speaks() else None)
     except KeyboardInterrupt:

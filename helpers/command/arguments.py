@@ -87,7 +87,6 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--executor",
         choices=("slurm", "local"),
-        default="slurm",
         help="slurm (default) queues the jobs; local runs them here at the same time, and waits",
     )
     cluster.add_argument(
@@ -163,6 +162,17 @@ def model_from(options: argparse.Namespace):
     if options.model is None:
         return None
     return models.load(options.model, weights=options.weights, card=options.card)
+
+
+def atlas_from(options: argparse.Namespace, grid: Callable):
+    """Return the regions that were asked for, on what ``grid()`` returns, or None."""
+    from helpers import anatomy
+
+    if options.atlas is None:
+        if options.atlas_names is not None:
+            raise ValueError("--atlas-names are of the regions of --atlas; give both")
+        return None
+    return anatomy.atlas(grid(), options.atlas, names=options.atlas_names)
 
 
 def levels_from(options: argparse.Namespace) -> dict[str, bool]:

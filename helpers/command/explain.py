@@ -68,7 +68,6 @@ def add(verbs) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the verb says; return the exit code."""
-    from helpers import anatomy
     from helpers.processes import launched_fabric
     from helpers.study import explaining
 
@@ -87,9 +86,7 @@ def run(options: argparse.Namespace) -> int:
             maps = explaining.maps_of(study, model, method=method, **how)
             arguments.say_waiting(explaining.unexplained(maps), study)
         return 0
-    atlas = options.atlas and anatomy.atlas(
-        explaining.model_grid(model), options.atlas, names=options.atlas_names
-    )
+    atlas = arguments.atlas_from(options, lambda: explaining.model_grid(model))
     codes = []
     for method in options.method:
         table = explaining.explain(

@@ -37,14 +37,14 @@ def add(verbs) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the verb says; return the exit code."""
-    from helpers import anatomy
     from helpers.study import grouping
 
+    if options.classes is not None and options.label is None:
+        raise ValueError("--classes are values of --label; give both")
     study = arguments.study_from(options)
-    atlas = None
-    if options.atlas:
-        _, _, grid = grouping.maps_of_people(study, options.method)
-        atlas = anatomy.atlas(grid, options.atlas, names=options.atlas_names)
+    atlas = arguments.atlas_from(
+        options, lambda: grouping.maps_of_people(study, options.method)[-1]
+    )
     peaks = grouping.group(
         study,
         method=options.method,

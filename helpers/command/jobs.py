@@ -10,6 +10,15 @@ _OF_THE_CALL = ("verb", "run", "bids_dir", "out_dir", "level", "participant_labe
 _OF_THE_CALL += ("jobs", "executor", "slurm")
 
 
+def asked(options: argparse.Namespace) -> bool:
+    """Say whether a run is to be divided; refuse what is about jobs where there are none."""
+    if getattr(options, "jobs", None) is not None:
+        return not options.dry_run
+    if getattr(options, "slurm", []) or getattr(options, "executor", None) is not None:
+        raise ValueError("--slurm and --executor are about jobs: say how many with --jobs")
+    return False
+
+
 def submit(main: Callable[[Sequence[str]], int], options: argparse.Namespace) -> int:
     """Divide the participants among jobs, each of which runs ``main`` on its share."""
     from helpers.study import cluster
@@ -36,7 +45,7 @@ def submit(main: Callable[[Sequence[str]], int], options: argparse.Namespace) ->
         [scan.participant_id for scan in study.scans],
         jobs=options.jobs,
         folder=study.output / ".logs",
-        executor=options.executor,
+        executor=options.executor or "slurm",
         slurm=dict(word.split("=", 1) for word in options.slurm),
         group=options.level is None and not options.participant_label,
     )

@@ -43,7 +43,7 @@ def add(verbs) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the verb says; return the exit code."""
-    from helpers import anatomy, models
+    from helpers import models
     from helpers.study import Study, explaining, simulating
 
     study, model = arguments.study_from(options), arguments.model_from(options)
@@ -56,9 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         maps = simulating.maps_of(study, model, **how)
         return arguments.say_waiting(explaining.unexplained(maps), study)
-    atlas = options.atlas and anatomy.atlas(
-        explaining.model_grid(model), options.atlas, names=options.atlas_names
-    )
+    atlas = arguments.atlas_from(options, lambda: explaining.model_grid(model))
     typical = options.typical and Study(*options.typical, masks=options.masks)
     table = simulating.simulate(
         study, model, typical=typical, atlas=atlas, **how, **arguments.levels_from(options)

@@ -97,7 +97,7 @@ def report(study: Study) -> Path:
         findings.simulations(page, study, found.simulations)
     if found.features is not None:
         findings.features(page, study, found.features)
-    _scans(page, study, found)
+    _scans(page, study, found, people)
     path = study.output / "report.html"
     study.describe()
     pages.write(path, page)
@@ -298,7 +298,7 @@ def _line(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
     return viewers.describe(figure, f"{title} {y} at {points}.")
 
 
-def _scans(page: pages.Page, study: Study, found: Found) -> None:
+def _scans(page: pages.Page, study: Study, found: Found, people: pd.DataFrame | None) -> None:
     page.section("Every scan")
     table = pd.DataFrame(
         {
@@ -323,6 +323,15 @@ def _scans(page: pages.Page, study: Study, found: Found) -> None:
             }
         )
         table = table.merge(named, on="scan", how="left")
+        if not found.trainings:  # the network came from elsewhere: this is all that it said
+            predicted = table["scan"].map(rows.set_index("scan")["predicted"])
+            table[f"predicted ({method})"] = predicted
+            label = _what_was_predicted(predicted, people)
+            if label is not None:
+                true = table["participant_id"].map(people.set_index("participant_id")[label])
+                right = (true == predicted).map({True: "yes", False: "no"})
+                table[label] = true
+                table[f"correct ({method})"] = right.where(true.notna() & predicted.notna(), "")
     page.table(table.drop(columns="participant_id"), f"{len(table)} scans")
     shown = 0
     for scan, row in zip(study.scans, table.to_dict("records"), strict=True):
@@ -338,6 +347,16 @@ def _scans(page: pages.Page, study: Study, found: Found) -> None:
                 shown += 1
     if shown == MOST_PICTURES:
         page.text(f"The first {MOST_PICTURES} pictures are shown; all lie beside the maps.")
+
+
+def _what_was_predicted(predicted: pd.Series, people: pd.DataFrame | None) -> str | None:
+    """Return the one column of the people whose values are those that a network says, if any."""
+    said = set(predicted.dropna())
+    if people is None or not said:
+        return None
+    columns = people.drop(columns="participant_id")
+    fitting = [name for name in columns if said <= set(columns[name].dropna())]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _verdict(row: dict, found: Found) -> str:

@@ -11,7 +11,7 @@ from small_study import CARD, GRID, main
 from torch import nn
 
 from helpers import anatomy, cohorts, grids, study
-from helpers.study import Study, findings, reporting
+from helpers.study import Study, findings, pages, reporting
 from helpers.study.grouping import maps_of_people
 
 PEOPLE = 16
@@ -129,6 +129,13 @@ def test_what_is_refused(explained, changed, message):
         study.group(explained, **{"method": "input_x_gradient", **changed})
 
 
+def test_classes_of_no_label(explained, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main("group", explained.folder, explained.output, "--method=lrp", "--classes", "a", "b")
+    assert stopped.value.code == 2
+    assert "--classes are values of --label" in capsys.readouterr().err
+
+
 def test_maps_that_are_not_there(explained):
     with pytest.raises(FileNotFoundError, match="holds no maps of lrp; make them with"):
         study.group(explained, method="lrp")
@@ -153,6 +160,24 @@ def test_the_report_stands_alone_and_shows_everything(explained):
     # Nothing is asked of the network: no link to a script, style, font or picture elsewhere.
     own = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"|url\((?!data:)', own)
+
+
+def test_every_scan_of_a_network_from_elsewhere(explained, monkeypatch):
+    """Nobody said which column it knows: it is the one that has what the network says."""
+    tables, add = {}, pages.Page.table
+
+    def kept(page, frame, caption, **options):
+        tables[caption] = frame
+        add(page, frame, caption, **options)
+
+    monkeypatch.setattr(pages.Page, "table", kept)
+    reporting.report(explained)
+    table = tables[f"{PEOPLE + 1} scans"]
+    true = ["control" if "sub" in s and int(s[4:6]) % 2 == 0 else "patient" for s in table["scan"]]
+    assert table["dx"].tolist() == true
+    right = table["dx"] == table["predicted (input_x_gradient)"]
+    assert (table["correct (input_x_gradient)"] == right.map({True: "yes", False: "no"})).all()
+    assert right.sum() > 0
 
 
 def test_an_empty_output_has_no_report(tmp_path, explained, capsys):

@@ -40,6 +40,9 @@ def refused(capsys):
         ({"folder": "nowhere"}, "no folder at nowhere"),
         ({"--masks": "{patient}.nii"}, "unknown placeholder 'patient'"),
         ({"--atlas": "labels.nii"}, "labels.nii does not exist"),
+        ({"--atlas-names": "names.csv"}, "are of the regions of --atlas; give both"),
+        ({"--executor": "local"}, "say how many with --jobs"),
+        ({"--slurm": "time=5"}, "say how many with --jobs"),
     ],
 )
 def test_wrong_requests(small, tmp_path, refused, changed, message):

@@ -400,3 +400,19 @@ def test_wrong_requests(trust, tmp_path):
         with pytest.raises(ValueError, match=message):
             trust(**options)
     assert not (tmp_path / "out/group").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--effect=tag", "--percent=20"], "--percent is not of --effect tag"),
+        (["--region=ball"], "--region is not of --effect lesion"),
+        (["--effect=shrink", "--region=ball"], "needs --region and --atlas"),
+        (["--model=shortcut", "--spacing-mm=4"], "has voxels of its own"),
+    ],
+)
+def test_options_that_would_do_nothing(folder, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stopped:
+        main("trust", folder, tmp_path / "out", *more)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
