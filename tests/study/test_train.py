@@ -221,11 +221,11 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(study
         pytest.raises(ValueError, match="has one output a subject"),
     ):
         train(mine, "age", regression=True, network=three, **SHORT)
-    (tmp_path / "beside.py").write_text("")
+    (tmp_path / "neighbour.py").write_text("")
     with pytest.raises(
-        ValueError, match=r"imports \['beside'\] from its own folder, but it is kept"
+        ValueError, match=r"imports \['neighbour'\] from its own folder, but it is kept"
     ):
-        train(mine, "group", network=own_network(tmp_path, imports="import beside"), **SHORT)
+        train(mine, "group", network=own_network(tmp_path, imports="import neighbour"), **SHORT)
     assert not (tmp_path / "out/models").exists()
 
 
