@@ -1,8 +1,9 @@
 """Any folder of scans in BIDS layout as a cohort, preprocessed once and kept.
 
-Expected: ``participants.tsv`` beside ``sub-*/[ses-*/]anat/sub-*_T1w.nii.gz``. Real folders have
-gaps. Nothing is left out in silence: a scan that cannot be used stops the load at its end, with
-all such scans in one error; people without a scan or a label are left out with one warning.
+Expected: ``participants.tsv`` beside ``sub-*/[ses-*/]anat/sub-*_T1w.nii.gz``, or beside NIfTI
+files, which are then called as the people are. Real folders have gaps. Nothing is left out in
+silence: a scan that cannot be used stops the load at its end, with all such scans in one error;
+people without a scan or a label are left out with one warning.
 
 References
 ----------
@@ -23,7 +24,7 @@ import torch
 from helpers import grids, tensors
 from helpers.cohorts import participants as participants_table
 from helpers.cohorts.cohort import Cohort
-from helpers.cohorts.finding import find_in_bids
+from helpers.cohorts.finding import find_scans
 from helpers.cohorts.report import QUALITY
 from helpers.cohorts.scans import Scan, prepare
 from helpers.errors import BrokenScansError, LeftOutWarning
@@ -63,7 +64,7 @@ def from_bids(
     Parameters
     ----------
     folder : str or Path
-        Holds ``participants.tsv`` and the ``sub-*`` folders.
+        Holds ``participants.tsv`` and the ``sub-*`` folders, or NIfTI files.
     label : str or None
         Column of ``participants.tsv`` that gives the class. None loads every scan as the one
         class ``"unlabelled"``, with or without a table.
@@ -121,8 +122,13 @@ def from_bids(
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
     folder = Path(folder)
     grid = grids.mni() if grid is None else grid
-    scans = find_in_bids(folder, masks=masks)
+    scans = find_scans(folder, masks=masks)
     table = participants_table.read(folder, required=label is not None)
+    if table is not None:
+        # In a folder of NIfTI files, a person is called as the file is, with or without sub-.
+        names = [scan.participant_id for scan in scans]
+        called = {f"sub-{name.removeprefix('sub-')}": name for name in names}
+        table["participant_id"] = table["participant_id"].replace(called)
     if label is None:
         everyone = pd.DataFrame({"participant_id": [scan.participant_id for scan in scans]})
         everyone = everyone.drop_duplicates(ignore_index=True)

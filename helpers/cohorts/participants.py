@@ -116,7 +116,8 @@ def label_values(
         if numeric and (numbers.nunique() > MAXIMUM_CODES or (numbers % 1 != 0).any()):
             raise ValueError(
                 f"the column {label!r} is numeric ({numbers.min():g} to {numbers.max():g}); say "
-                f"where to cut it into classes, for example bins=[{numbers.median():g}]"
+                f"where to cut it into classes, for example bins=[{numbers.median():g}] (--bins "
+                f"{numbers.median():g}), or learn the number itself (--regression)"
             )
         _check_spelling(sorted(present.unique()), label)
         order = present.loc[numbers.sort_values(kind="stable").index] if numeric else present

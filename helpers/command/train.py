@@ -2,18 +2,36 @@
 
 Everybody is judged by a network that has not seen her, beside simple models of head size and voxels
 on the same folds. What else goes with the label is asked: head size, and every --confounds column.
-There may be more scans than memory holds: they then lie on the disk, twice (TMPDIR says where).
+BIDS_DIR has a participants.tsv; beside NIfTI files, a participant_id is a file's name without its
+ending. There may be more scans than memory holds: they then lie on the disk, twice (TMPDIR says
+where). Confounds are asked of two classes, or of a number.
 
     brain-cnns train my_study results --label sex --folds 5 --confounds age site
     brain-cnns train my_study results --label age --regression
     brain-cnns explain my_study results --model results/models/sex --method grad_cam
+
+Over two processes, which share each training:
+
+    torchrun --nproc-per-node=2 -m helpers.command train my_study results --label sex
 """
 
 import argparse
+import sys
 
 import joblib
 
 from helpers.command import arguments
+
+# The names of `models.NETWORKS`, which would import torch.
+NETWORKS = (
+    "course",
+    "course_with_places",
+    "kan2020",
+    "liu2021",
+    "eitel2022",
+    "resnet10",
+    "densenet121",
+)
 
 
 def add(verbs) -> None:
@@ -29,7 +47,7 @@ def add(verbs) -> None:
     parser.add_argument("--regression", action="store_true", help="learn the column as a number")
     parser.add_argument("--confounds", nargs="+", default=[], help="columns that may explain it")
     parser.add_argument(
-        "--network", default="course", help="course, resnet10, ..., or file.py:function"
+        "--network", default="course", help=f"{', '.join(NETWORKS)}, or file.py:function"
     )
     parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
     parser.add_argument("--folds", type=int, default=5)
@@ -45,6 +63,7 @@ def add(verbs) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the verb says; return the exit code."""
+    from helpers.processes import rank
     from helpers.study.training import train
 
     study = arguments.study_from(options)
@@ -65,6 +84,11 @@ def run(options: argparse.Namespace) -> int:
         n_procs=joblib.cpu_count() if options.n_procs is None else options.n_procs,
         seed=options.seed,
     )
+    if rank() != 0:  # one of the processes reports
+        return 0
     print(scores.round(3).to_string(index=False))
     print(f"the networks are in {study.output / 'models' / options.label}")
-    return 0
+    broken = [one for one in scores.attrs["problems"] if one["kind"] == "broken scan"]
+    for one in broken:
+        print(f"broken: {one['file']}: {one['detail']}", file=sys.stderr)
+    return 1 if broken else 0

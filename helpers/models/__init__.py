@@ -22,7 +22,7 @@ from helpers.models.registry import NETWORKS, build, layer, layers
 from helpers.models.scoring import number_scores, predict, scores
 from helpers.models.shipped import WEIGHTS, load_weights, pretrained, save_pretrained
 from helpers.models.subjectwise import check_subjectwise
-from helpers.models.training import flips, target_scale, train
+from helpers.models.training import check_outputs, flips, target_scale, train
 
 __all__ = [
     "NETWORKS",
@@ -37,6 +37,7 @@ __all__ = [
     "centred",
     "check_card",
     "check_confounds",
+    "check_outputs",
     "check_subjectwise",
     "class_logits",
     "confounds",

@@ -1,7 +1,9 @@
 """Networks of a cross-validation on the disk, and who has not been seen by which."""
 
+import ast
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +116,35 @@ def load_folds(folder: str | Path) -> FoldSet:
     return FoldSet(networks, fold_of, card).eval()
 
 
-def from_other_weights(network: str):
+@dataclass(frozen=True)
+class Builder:
+    """A function in a file, as `cross_validate` takes it: it builds with a seed's weights.
+
+    Parameters
+    ----------
+    source : str
+        ``file.py:function``.
+    code : str
+        What the file says: so its `helpers.keyed.fingerprint` is another after an edit.
+    """
+
+    source: str
+    code: str
+
+    def __call__(self, seed: int) -> nn.Module:
+        """Return an untrained network."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return untrained(self.source)
+
+
+def from_other_weights(network: str) -> str | Builder:
     """Return what `cross_validate` takes: a name, or a function that builds with a seed's weights.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `untrained`.
+        As `untrained`; and if the file needs another one, because it is kept alone.
     """
     if network in NETWORKS:
         return network
@@ -129,10 +153,23 @@ def from_other_weights(network: str):
             f"unknown network {network!r}; there are {sorted(NETWORKS)}, or file.py:function"
         )
     untrained(network)  # says what is wrong with it before any scan is read
+    file = Path(network.rpartition(":")[0])
+    code = file.read_text(encoding="utf-8")
+    if beside := _imported_from(file.parent, code):
+        raise ValueError(
+            f"{file} imports {beside} from its own folder, but it is kept alone with the networks "
+            f"that are trained; write what it needs of {beside} into it"
+        )
+    return Builder(network, code)
 
-    def seeded(seed: int) -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return untrained(network)
 
-    return seeded
+def _imported_from(folder: Path, code: str) -> list[str]:
+    """Return the modules that a file's code imports, or may import later, from a folder."""
+    imports = set()
+    for step in ast.walk(ast.parse(code)):
+        if isinstance(step, ast.Import):
+            imports |= {alias.name for alias in step.names}
+        elif isinstance(step, ast.ImportFrom) and not step.level:
+            imports.add(step.module)
+    tops = {name.partition(".")[0] for name in imports}
+    return sorted(n for n in tops if (folder / f"{n}.py").exists() or any(folder.glob(f"{n}/*.py")))

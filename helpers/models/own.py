@@ -17,7 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from helpers.models.shipped import load_weights
+from helpers.models.shipped import fill_in, load_weights
 
 # What people call the weights in a checkpoint that holds more than them.
 _INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
@@ -77,21 +77,7 @@ def fill(model: nn.Module, path: str | Path) -> None:
     if path.suffix == ".safetensors":
         load_weights(model, path)
         return
-    expected = model.state_dict()
-    found = _unwrapped(_state_dict(path), expected)
-    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected)
-    other = [
-        f"{name} {tuple(found[name].shape)} where the network has {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name].shape
-    ]
-    for what, names in (("misses", missing), ("has too many", unknown), ("differs in", other)):
-        if names:
-            raise ValueError(
-                f"{path} was made for another network: it {what} {len(names)} of "
-                f"{len(expected)} weights: {', '.join(names[:3])}{', ...' if names[3:] else ''}"
-            )
-    model.load_state_dict(found)
+    fill_in(model, _unwrapped(_state_dict(path), model.state_dict()), path)
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

@@ -4,11 +4,12 @@ Nothing here ever unpickles a file: a weights file from a stranger cannot run co
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from helpers import runtime
 from helpers.models.registry import build
@@ -71,19 +72,30 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"{path} is not a readable safetensors file ({error}); "
             f"other formats are not loaded, because they can run code"
         ) from error
+    fill_in(model, weights, path)
+
+
+def fill_in(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Give a network its weights, or raise a ValueError that says why they do not fit.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where they are from.
+    """
     expected = model.state_dict()
-    wrong = sorted(
-        name
-        for name in expected.keys() | weights.keys()
-        if name not in weights
-        or name not in expected
-        or weights[name].shape != expected[name].shape
-    )
-    if wrong:
-        raise ValueError(
-            f"{path} was made for another network: {len(wrong)} weights are missing, unknown or "
-            f"of another size, the first is {wrong[0]!r}"
-        )
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
+    other = [
+        f"{name} {tuple(weights[name].shape)} where the network has {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
+    ]
+    for what, names in (("misses", missing), ("has too many", unknown), ("differs in", other)):
+        if names:
+            raise ValueError(
+                f"{path} was made for another network: it {what} {len(names)} of "
+                f"{len(expected)} weights: {', '.join(names[:3])}{', ...' if names[3:] else ''}"
+            )
     model.load_state_dict(weights)
 
 

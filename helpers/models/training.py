@@ -19,7 +19,9 @@ from helpers import processes
 from helpers.cohorts import Cohort
 from helpers.keyed import fingerprint
 from helpers.models import engine, layouts
+from helpers.models.cards import draft_card
 from helpers.models.checkpoints import checkpoint_for, data_key
+from helpers.models.frozen import class_logits, frozen
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -94,8 +96,9 @@ def train(
     ------
     ValueError
         If the cohort holds one class only, a checkpoint is damaged or belongs to another training,
-        people are not matched though ``matched`` says so, or the loss becomes NaN. If a target is
-        no number, constant or missing for somebody, or the network has more than one output for it.
+        people are not matched though ``matched`` says so, or the loss becomes NaN. If the network
+        has not one logit a class (or a single one for two classes). If a target is no number,
+        constant or missing for somebody, or the network has more than one output for it.
 
     Examples
     --------
@@ -183,6 +186,24 @@ def train(
     )
 
 
+def check_outputs(model: nn.Module, cohort: Cohort, target: str | None = None) -> None:
+    """Raise a ValueError if `train` could not teach a network this: known before anything is done.
+
+    Parameters
+    ----------
+    model : Module
+        Left as it was.
+    cohort : Cohort
+        Of at least one subject, whose volume the network is asked about.
+    target : str, optional
+        As in `train`.
+    """
+    draft_card(model, cohort.grid.shape, spacing_mm=cohort.grid.spacing_mm[0])
+    terms = _classified(cohort, balanced=False) if target is None else _regressed(cohort, target)
+    with frozen(model) as network, torch.no_grad():
+        terms(network(cohort.volumes[:1]), cohort, torch.arange(1))
+
+
 def flips(volumes: Tensor, generator: torch.Generator, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
     """Mirror each volume along randomly chosen axes: for tasks in which no side is special.
 
@@ -252,7 +273,14 @@ def _classified(training: Cohort, balanced: bool) -> Terms:
     # Every class that is there counts the same; 1 on average.
     weights = len(training) / (people > 0).sum() / people.clamp_min(1) if balanced else None
 
-    def terms(logits: Tensor, cohort: Cohort, rows: Tensor) -> dict[str, Tensor]:
+    def terms(output: Tensor, cohort: Cohort, rows: Tensor) -> dict[str, Tensor]:
+        logits, names = class_logits(output), list(training.classes)
+        if logits.shape[1] != len(names):
+            raise ValueError(
+                f"a network for the {len(names)} classes {names} has one logit a class (or a "
+                f"single one, if there are two classes), this one puts out the shape "
+                f"{tuple(output.shape)}; give its last layer {len(names)} outputs"
+            )
         labels = cohort.labels[rows].to(logits.device)
         own = None if weights is None else weights.to(logits)
         return {

@@ -6,6 +6,7 @@ Each scan is explained later by the network that has not seen it.
 import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from helpers.errors import LeftOutWarning
 from helpers.models import CrossValidation, cross_validate
 from helpers.models.cross_validation import assign_folds
 from helpers.models.folds import from_other_weights
+from helpers.processes import launched_fabric, together
 from helpers.study.folders import Study
 from helpers.study.records import read, write_table
 
@@ -51,16 +53,17 @@ def train(
     Writes ``models/LABEL`` (a network a fold, for `helpers.models.load`), and in ``group``:
     ``desc-LABEL_scores.tsv`` (the network and simple models on the same folds, with intervals over
     people), ``desc-LABEL_predictions.tsv`` (what each person's own fold says), ``_history.tsv``,
-    for two classes ``_confounds.tsv`` and ``_calibration.tsv``, and on request ``_learning.tsv``.
-    A training that is finished is not repeated, one that was interrupted goes on. Scans that are
-    more than a gigabyte together are read from the disk as they are asked for, so there may be more
-    of them than memory holds; the disk (``TMPDIR``) needs room for them twice, and the simple
-    models see coarser voxels.
+    for two classes or a number ``_confounds.tsv``, for two classes ``_calibration.tsv``, and on
+    request ``_learning.tsv``. A training that is finished is not repeated, one that was interrupted
+    goes on. Processes that ``torchrun`` or ``srun`` started share each training; the first writes.
+    Scans that are more than a gigabyte together are read from the disk as they are asked for, so
+    there may be more of them than memory holds; the disk (``TMPDIR``) needs room for them twice,
+    and the simple models see coarser voxels.
 
     Parameters
     ----------
     study : Study
-        A BIDS folder with ``participants.tsv``. Scans that are not preprocessed yet, are.
+        A folder of scans with ``participants.tsv``. Scans that are not preprocessed yet, are.
     label : str
         Column to learn.
     classes, bins
@@ -68,10 +71,12 @@ def train(
     regression : bool
         Learn the column as a number, such as age, and not as classes.
     confounds : sequence of str
-        Columns that may explain the label: asked beside head size (``"volume_ratio"``), which is
-        always asked.
+        Columns that may explain a label of two classes, or a number: asked beside head size
+        (``"volume_ratio"``), which is then always asked.
     network : str
-        A name for `helpers.models.build`, or ``file.py:function``.
+        A name for `helpers.models.build`, or ``file.py:function``: a function without arguments
+        that returns a network with one logit a class, or one output for a number. The file is kept
+        with the networks, alone.
     spacing_mm : float
         Edge of a voxel, default 4.
     folds, epochs, batch_size, seed
@@ -90,30 +95,43 @@ def train(
     Returns
     -------
     DataFrame
-        The scores: a row a model.
+        The scores: a row a model. ``attrs["problems"]`` lists the scans and people that were left
+        out, as in `helpers.cohorts.from_bids`.
 
     Raises
     ------
     ValueError
         If the column does not fit, a class has fewer people than there are folds, the network is
-        unknown, or the output holds a training of this label with other settings.
+        unknown or does not fit the classes, or the output holds a training of this label with other
+        settings.
     """
+    if regression and (classes is not None or bins is not None):
+        raise ValueError(
+            "with regression the column is learned as a number; leave classes and bins out, or "
+            "regression"
+        )
     builder = from_other_weights(network)
-    cohort = _cohort(study, label, classes, bins, regression, spacing_mm, n_procs, progress)
-    # Scans that lie in MNI space already have no head size left.
-    sized = cohort.participants[HEAD_SIZE].nunique() > 1
-    asked = [*([HEAD_SIZE] if sized else []), *(name for name in confounds if name != HEAD_SIZE)]
-    models.check_confounds(cohort, asked)
-    if label in asked:
-        raise ValueError(f"{label} is what is learned; it cannot be a confound of itself")
+    fabric = launched_fabric()
+    column = (label, classes, bins, regression)
+    with together(fabric):  # the first process prepares the scans, and speaks
+        if fabric.is_global_zero:
+            cohort = _cohort(study, *column, spacing_mm, n_procs, progress)
+    if not fabric.is_global_zero:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LeftOutWarning)
+            cohort = _cohort(study, *column, spacing_mm, n_procs, progress=False)
+    asked = _asked(cohort, label, confounds, regression)
     target = label if regression else None
-    assign_folds(cohort, target, folds, seed)  # says what is wrong before anything is written
+    # These say what is wrong before anything is written.
+    assign_folds(cohort, target, folds, seed)
+    if not isinstance(builder, str):
+        models.check_outputs(builder(seed), cohort, target)
     settings = {
         "label": label,
         "classes": list(cohort.classes),
         "regression": regression,
         "confounds": asked,
-        "network": network,
+        "network": builder if isinstance(builder, str) else keyed.fingerprint(builder),
         "spacing_mm": spacing_mm,
         "folds": folds,
         "epochs": epochs,
@@ -125,46 +143,89 @@ def train(
         "volumes": keyed.fingerprint(cohort.volumes),
         "labels": keyed.fingerprint(cohort.labels),
     }
-    place, scores = study.output / "models" / label, study.group(f"desc-{label}_scores.tsv")
-    with study.lock(f"train-{label}"):
-        said = read(place / "settings.json", "the training begins anew")
-        if said is not None and said != settings:
-            other = {name for name in settings if said.get(name) != settings[name]}
+    options = {
+        "target": target,
+        "folds": folds,
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "balanced": balanced and not regression,
+        "augment": models.moved_heads if augment else None,
+        "progress": progress,
+    }
+    place = study.output / "models" / label
+    with ExitStack() as until_the_end:
+        scores = None
+        with together(fabric):
+            if fabric.is_global_zero:  # one process holds the lock for all of them
+                until_the_end.enter_context(study.lock(f"train-{label}"))
+                scores = _finished(study, label, settings)
+                if scores is None:
+                    study.describe()
+                    runtime.write_json(place / "settings.json", settings)
+        scores = fabric.broadcast(scores)
+        if scores is None:
+            found = cross_validate(builder, cohort, checkpoints=place / "checkpoints", **options)
+            tables = _tables(found, asked)
+            if learning_curve:
+                tables["learning"] = _learning(builder, found, place / "checkpoints", options)
+            with together(fabric):
+                if fabric.is_global_zero:
+                    models.save_folds(found, place, network=network, spacing_mm=spacing_mm)
+                    for name in reversed(tables):  # the scores last: they say that all is there
+                        write_table(tables[name], study.group(f"desc-{label}_{name}.tsv"))
+                    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+            scores = tables["scores"]
+    scores.attrs["problems"] = cohort.participants.attrs["problems"]
+    return scores
+
+
+def _asked(cohort: Cohort, label: str, confounds: Sequence[str], regression: bool) -> list[str]:
+    """Return the confounds that are asked about, or say why they cannot be."""
+    if not regression and len(cohort.classes) != 2:
+        if confounds:
             raise ValueError(
-                f"{place} holds a training with other {', '.join(sorted(other))}; name another "
-                f"output folder, or remove that one"
+                f"confounds are asked of two classes or of a number, and {label!r} has the classes "
+                f"{list(cohort.classes)}; name two of them as classes, or leave confounds out"
             )
-        if said is not None and (place / "card.json").exists() and scores.exists():
-            return pd.read_csv(scores, sep="\t")
-        options = {
-            "target": target,
-            "folds": folds,
-            "seed": seed,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "balanced": balanced and not regression,
-            "augment": models.moved_heads if augment else None,
-            "progress": progress,
-        }
-        study.describe()
-        runtime.write_json(place / "settings.json", settings)
-        found = cross_validate(builder, cohort, checkpoints=place / "checkpoints", **options)
-        models.save_folds(found, place, network=network, spacing_mm=spacing_mm)
-        tables = {"scores": found.scores(), "predictions": found.predictions()}
-        tables["history"] = found.history
-        if regression:
-            said = found.said["network"][:, 0]
-            tables["confounds"] = models.number_confounds(cohort, said, found.folds, asked, label)
-        elif len(cohort.classes) == 2:
-            said = found.said["network"]
-            tables["confounds"] = models.confounds(cohort, said, found.folds, asked)
-            tables["calibration"] = calibration(found)
-        if learning_curve:
-            tables["learning"] = _learning(builder, found, place / "checkpoints", options)
-        for name in reversed(tables):  # the scores last: they say that all is there
-            write_table(tables[name], study.group(f"desc-{label}_{name}.tsv"))
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
-        return tables["scores"]
+        return []
+    # Scans that lie in MNI space already have no head size left.
+    sized = cohort.participants[HEAD_SIZE].nunique() > 1
+    asked = [*([HEAD_SIZE] if sized else []), *(name for name in confounds if name != HEAD_SIZE)]
+    models.check_confounds(cohort, asked)
+    if label in asked:
+        raise ValueError(f"{label} is what is learned; it cannot be a confound of itself")
+    return asked
+
+
+def _finished(study: Study, label: str, settings: dict) -> pd.DataFrame | None:
+    """Return the scores of a training that was done with these settings, None if it was not."""
+    place, scores = study.output / "models" / label, study.group(f"desc-{label}_scores.tsv")
+    said = read(place / "settings.json", "the training begins anew")
+    if said is not None and said != settings:
+        other = {name for name in settings if said.get(name) != settings[name]}
+        raise ValueError(
+            f"{place} holds a training with other {', '.join(sorted(other))}; name another "
+            f"output folder, or remove that one"
+        )
+    if said is None or not (place / "card.json").exists() or not scores.exists():
+        return None
+    return pd.read_csv(scores, sep="\t")
+
+
+def _tables(found: CrossValidation, asked: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return what is written about a cross-validation, by name."""
+    tables = {"scores": found.scores(), "predictions": found.predictions()}
+    tables["history"] = found.history
+    cohort, said = found.cohort, found.said["network"]
+    if found.target is not None:
+        tables["confounds"] = models.number_confounds(
+            cohort, said[:, 0], found.folds, asked, found.target
+        )
+    elif len(cohort.classes) == 2:
+        tables["confounds"] = models.confounds(cohort, said, found.folds, asked)
+        tables["calibration"] = calibration(found)
+    return tables
 
 
 def calibration(found: CrossValidation) -> pd.DataFrame:

@@ -170,13 +170,16 @@ def test_weights_that_are_refused(folder, weights, message):
         models.load(f"{folder}/net.py:network", weights=folder / "net.pt")
 
 
-def test_weights_that_miss_something_say_what(folder):
+@pytest.mark.parametrize(
+    ("file", "save"), [("net.pt", torch.save), ("net.safetensors", safetensors.torch.save_file)]
+)
+def test_weights_that_miss_something_say_what(folder, file, save):
     weights = regressor().state_dict()
     name = list(weights)[2]
     del weights[name]
-    torch.save(weights, folder / "net.pt")
+    save(weights, folder / file)
     with pytest.raises(ValueError, match=f"it misses 1 of {len(weights) + 1} weights: {name}"):
-        models.load(f"{folder}/net.py:network", weights=folder / "net.pt")
+        models.load(f"{folder}/net.py:network", weights=folder / file)
 
 
 def test_no_file_of_weights_runs_code(folder, monkeypatch):

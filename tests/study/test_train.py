@@ -2,6 +2,11 @@
 
 import contextlib
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +18,8 @@ import torch
 from small_study import GRID, main
 
 from helpers import attribution, cohorts, grids, models
+from helpers.command import train as command_train
+from helpers.errors import LeftOutWarning
 from helpers.study import Study, train, training
 
 PEOPLE = 24
@@ -61,8 +68,8 @@ def trained(study):
     return study / "out"
 
 
-def table(out, name):
-    return pd.read_csv(out / f"group/desc-{name}.tsv", sep="\t")
+def table(out, name, **how):
+    return pd.read_csv(out / f"group/desc-{name}.tsv", sep="\t", **how)
 
 
 def test_everybody_is_judged_once_and_by_a_network_that_has_not_seen_her(trained):
@@ -158,15 +165,23 @@ def test_a_number_is_learned_and_who_has_none_is_left_out(study, tmp_path):
     assert kept.card["classes"][0].startswith("age below ")
 
 
-def test_a_network_of_ones_own_is_trained_and_copied(study, tmp_path):
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\n\n\ndef network():\n"
+def own_network(place, classes=2, imports=""):
+    """Write a file with a function that builds a network; return how the command calls it."""
+    (place / "net.py").write_text(
+        f"from torch import nn\n{imports}\n\ndef network():\n"
         "    return nn.Sequential(nn.Conv3d(1, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool3d(1), "
-        "nn.Flatten(), nn.Linear(4, 2))\n"
+        f"nn.Flatten(), nn.Linear(4, {classes}))\n"
     )
+    return f"{place / 'net.py'}:network"
+
+
+SHORT = {"spacing_mm": 8.0, "folds": 2, "epochs": 1, "batch_size": 4, "progress": False}
+
+
+def test_a_network_of_ones_own_is_trained_and_copied(study, tmp_path):
     mine = Study(study / "scans", tmp_path / "out", preprocessed=study / "out")
-    options = {"spacing_mm": 8.0, "folds": 2, "epochs": 1, "batch_size": 4, "progress": False}
-    train(mine, "group", network=f"{tmp_path / 'net.py'}:network", **options)
+    own = own_network(tmp_path)
+    train(mine, "group", network=own, **SHORT)
     kept = models.load(tmp_path / "out/models/group")
     first, second = (network[0].weight for network in kept.networks)
     assert not torch.allclose(first, second)
@@ -174,13 +189,140 @@ def test_a_network_of_ones_own_is_trained_and_copied(study, tmp_path):
         json.loads((tmp_path / "out/models/group/card.json").read_text())["network"]
         == "net.py:network"
     )
+    train(mine, "group", network=own, **SHORT)  # it is there
+    (tmp_path / "net.py").write_text((tmp_path / "net.py").read_text().replace("ReLU", "ELU"))
+    with pytest.raises(ValueError, match="holds a training with other network;"):
+        train(mine, "group", network=own, **SHORT)
+
+
+def test_a_network_with_a_single_logit_tells_two_classes_apart(study, tmp_path):
+    mine = Study(study / "scans", tmp_path / "out", preprocessed=study / "out")
+    train(mine, "group", network=own_network(tmp_path, classes=1), **SHORT)
+    found, kept = (
+        table(tmp_path / "out", "group_predictions"),
+        models.load(mine.output / "models/group"),
+    )
+    assert set(found["predicted"]) <= {"ill", "well"}
+    model = f"--model={tmp_path / 'out/models/group'}"
+    flags = [model, "--method=gradient", f"--preprocessed={study / 'out'}"]
+    assert main("explain", study / "scans", tmp_path / "out", *flags) == 0
+    maps = table(tmp_path / "out", "gradient_scans")
+    assert maps["predicted"].tolist() == found["predicted"].tolist()
+    assert kept.networks[0][4].out_features == 1
+
+
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(study, tmp_path):
+    mine = Study(study / "scans", tmp_path / "out", preprocessed=study / "out")
+    three = own_network(tmp_path, classes=3)
+    with pytest.raises(ValueError, match=r"\['ill', 'well'\] has one logit .* \(1, 3\); give its"):
+        train(mine, "group", network=three, **SHORT)
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="has one output a subject"),
+    ):
+        train(mine, "age", regression=True, network=three, **SHORT)
+    (tmp_path / "neighbour.py").write_text("")
+    with pytest.raises(
+        ValueError, match=r"imports \['neighbour'\] from its own folder, but it is kept"
+    ):
+        train(mine, "group", network=own_network(tmp_path, imports="import neighbour"), **SHORT)
+    assert not (tmp_path / "out/models").exists()
+
+
+def test_heads_are_moved_only_on_request(study, tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(models, "moved_heads", lambda volumes, _: looks.append(1) or volumes)
+    flags = ["--label=group", *SETTINGS, "--epochs=1", f"--preprocessed={study / 'out'}"]
+    assert main("train", study / "scans", tmp_path / "still", *flags) == 0
+    assert not looks
+    assert main("train", study / "scans", tmp_path / "moved", *flags, "--augment") == 0
+    assert looks
+
+
+def test_the_learning_curve_ends_at_the_scores(study, tmp_path):
+    flags = ["--label=group", *SETTINGS, "--epochs=1", f"--preprocessed={study / 'out'}"]
+    assert main("train", study / "scans", tmp_path, *flags, "--learning-curve") == 0
+    curve = table(tmp_path, "group_learning")
+    assert curve["people"].tolist() == [4, 8, 12, 16]
+    whole = table(tmp_path, "group_scores").query("model == 'network'")
+    pd.testing.assert_frame_equal(curve.iloc[[-1]][whole.columns].reset_index(drop=True), whole)
+    assert curve["auc"].nunique() > 1
+
+
+def test_two_processes_share_a_training_and_one_of_them_speaks(study, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--label=group", *SETTINGS, "--folds=2", "--epochs=1"]
+    flags += [f"--preprocessed={study / 'out'}"]
+    command = [sys.executable, "-m", "helpers.command", "train", study / "scans", tmp_path]
+    ranks = [
+        subprocess.Popen(
+            [*command, *flags],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "GROUP_RANK": "0",
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "TORCHELASTIC_RUN_ID": "test",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=120) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "the networks are in" in said[0][0]
+    assert said[1][0] == ""
+    assert len(table(tmp_path, "group_predictions")) == PEOPLE
+    assert not (tmp_path / "models/group/checkpoints").exists()
+
+
+def test_a_folder_of_nifti_files_with_a_table_is_learned_and_who_is_broken_is_said(
+    study, tmp_path, capsys
+):
+    place = tmp_path / "scans"
+    place.mkdir()
+    for file in sorted((study / "scans").glob("sub-*/anat/*.nii.gz"))[:10]:
+        name = file.name.replace("_T1w", "").removeprefix("sub-")
+        shutil.copyfile(file, place / name)
+    (place / "00.nii.gz").write_bytes(b"no scan")
+    people = pd.read_csv(study / "scans/participants.tsv", sep="\t").head(10)
+    people["participant_id"] = people["participant_id"].str.removeprefix("sub-")
+    people.to_csv(place / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+    flags = ["--label=group", *SETTINGS, "--folds=2", "--epochs=1"]
+    for _ in range(2):  # also where all is there already
+        with pytest.warns(LeftOutWarning):
+            assert main("train", place, tmp_path / "out", *flags) == 1
+        assert "broken: 00.nii.gz: " in capsys.readouterr().err
+    found = table(tmp_path / "out", "group_predictions", dtype={"participant_id": str})
+    assert found["participant_id"].tolist() == [f"{i:02d}" for i in range(1, 10)]
+    kept = models.load(tmp_path / "out/models/group")
+    assert kept.fold_of == dict(zip(found["participant_id"], found["fold"], strict=True))
+
+
+def test_the_help_names_every_network():
+    assert list(command_train.NETWORKS) == list(models.NETWORKS)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--label=diagnosis"], "no column 'diagnosis'"),
-        (["--label=age"], "numeric"),
+        (["--label=age"], r"for example bins=[60] (--bins 60), or learn the number itself (--reg"),
+        (["--label=age", "--regression", "--bins", "50"], "leave classes and bins out"),
+        (["--label=age", "--bins", "50", "70", "--confounds=site"], "asked of two classes or of a"),
         (["--label=group", "--confounds", "iq"], "no column 'iq'"),
         (["--label=group", "--network=vgg"], "unknown network 'vgg'"),
         (["--label=group", "--folds=13"], "13 folds need at least 13 people"),
