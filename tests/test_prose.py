@@ -121,7 +121,11 @@ def test_recipes_of_chapter_10():
 
 @pytest.fixture(scope="module")
 def simulators() -> dict[str, pd.DataFrame]:
-    tables = results.read("simulators")["tasks"]["mixed"]["tables"]
+    return simulators_of("mixed")
+
+
+def simulators_of(task: str) -> dict[str, pd.DataFrame]:
+    tables = results.read("simulators")["tasks"][task]["tables"]
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
@@ -184,6 +188,39 @@ def test_rivals_of_simulators_in_chapter_12(simulators):
         f"the blurred gradient {about(gradient['own deviation'], 2)}",
         f"doses leave {per_cent(ceiling['share outside'])}",
         f"AUC stays at {about(ceiling['ill structures, AUC'], 2)}",
+    )
+
+
+def test_the_other_disease_of_chapter_12(simulators):
+    """All goals are held but one, and there, doses cannot do it."""
+    first = simulators["measures"].pivot(index="kind", columns="measure", values="mean")
+    table = simulators_of("mixed_alcohol")["measures"].pivot(
+        index="kind", columns="measure", values="mean"
+    )
+    course, ceiling = table.loc["course"], table.loc["doses fitted to the truth"]
+    assert course["own deviation"] >= 0.6
+    assert course["other people's deviation"] < 0.05
+    assert course["correlation of a structure, mean"] >= 0.65
+    assert course["correlation of a structure, worst"] >= 0.3
+    assert course["ill structures, AUC"] >= 0.85
+    assert course["slope, smallest of large shares"] >= 0.5
+    assert course["slope, largest of large shares"] <= 1.5
+    assert course["share between persons"] >= 0.3
+    assert course["healthy: removed over injected"] <= 0.2
+    assert (course[course.index.str.startswith("changes its mind")] >= 0.95).all()
+    assert course["there and back"] <= 0.00025
+    assert course["folded voxels"] == 0
+    better = ["cosine", "own deviation", "ill structures, AUC", "share between persons"]
+    better += [f"correlation of a structure, {which}" for which in ("mean", "worst")]
+    assert (course[better] > first.loc["course", better]).all()
+    assert 0.5 < ceiling["share outside"] < course["share outside"]
+    assert course["share outside"] < table.loc["liu2021", "share outside"]
+    slowly = table.loc["optimized for each person"]
+    assert (slowly - course > 0)[["cosine", "own deviation", "ill structures, AUC"]].all()
+    says(
+        "12",
+        f"leave {per_cent(ceiling['share outside'])} outside",
+        f"a cosine of {about(slowly['cosine'], 2)} and {about(slowly['own deviation'], 2)} of",
     )
 
 

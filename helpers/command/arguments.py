@@ -191,6 +191,14 @@ def say_done(table, what: str, place: Path) -> int:
     return 1 if len(broken) else 0
 
 
+def say_broken(scores) -> int:
+    """Say which scans were left out because they are broken; return the exit code."""
+    broken = [one for one in scores.attrs["problems"] if one["kind"] == "broken scan"]
+    for one in broken:
+        print(f"broken: {one['file']}: {one['detail']}", file=sys.stderr)
+    return 1 if broken else 0
+
+
 def say_waiting(scans, study) -> int:
     """Say what a run would do."""
     for scan in scans:

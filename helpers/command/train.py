@@ -16,7 +16,6 @@ Over two processes, which share each training:
 """
 
 import argparse
-import sys
 
 import joblib
 
@@ -88,7 +87,4 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(scores.round(3).to_string(index=False))
     print(f"the networks are in {study.output / 'models' / options.label}")
-    broken = [one for one in scores.attrs["problems"] if one["kind"] == "broken scan"]
-    for one in broken:
-        print(f"broken: {one['file']}: {one['detail']}", file=sys.stderr)
-    return 1 if broken else 0
+    return arguments.say_broken(scores)

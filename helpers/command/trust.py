@@ -99,4 +99,4 @@ def run(options: argparse.Namespace) -> int:
     for row in scores[scores["kind"] == "method"].to_dict("records"):
         print(f"{row['map']}: {row['verdict']}: {row['because']}")
     print(f"the page is {study.output / f'trust-{effect.label}.html'}")
-    return 0
+    return arguments.say_broken(scores)

@@ -24,7 +24,8 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     ----------
     task : str
         ``"lesion"``, ``"shortcut"``, ``"atrophy"``, ``"alcohol"``, ``"mixed"`` or ``"sex"``, see
-        `helpers.cohorts.simulate`; or ``"mixed_real"``, which has learned *mixed* in real heads.
+        `helpers.cohorts.simulate`; ``"mixed_alcohol"``, which is *mixed* with the structures of
+        *alcohol*; or ``"mixed_real"``, which has learned *mixed* in real heads.
     seed : int
         Which of several networks that were trained alike from other initial weights.
     folder : path

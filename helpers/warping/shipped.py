@@ -18,7 +18,9 @@ def pretrained(task: str, *, seed: int = 0, folder: str | Path = WEIGHTS) -> nn.
     Parameters
     ----------
     task : str
-        See `helpers.cohorts.simulate`. ``"mixed"`` looks at the person, see `Simulator`.
+        See `helpers.cohorts.simulate`. ``"mixed"`` looks at the person, see `Simulator`, and so
+        does ``"mixed_alcohol"``, the same with the structures of ``"alcohol"`` (of the three that
+        were scored, seed 0 ships).
         ``"atrophy"`` and ``"alcohol"``, which stand on the leaderboard, are of the course's first
         kind and show what a group has, see `helpers.warping.first`.
     seed : int

@@ -1,6 +1,7 @@
 """Planting an effect into a study, on networks that see it, that do not, and that never learned."""
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -368,6 +369,19 @@ def test_one_scan_a_person_and_broken_ones_left_out(folder, tmp_path, brains):
         "sub-1/ses-b/anat/sub-1_ses-b_T1w.nii.gz",
         "sub-2/anat/sub-2_T1w.nii.gz",
     ]
+    [problem] = people.participants.attrs["problems"]
+    assert problem["kind"] == "broken scan"
+    assert problem["file"] == "sub-1/ses-a/anat/sub-1_ses-a_T1w.nii.gz"
+
+
+@pytest.mark.filterwarnings("ignore::helpers.errors.LeftOutWarning")
+def test_a_broken_scan_is_said_by_the_exit_code(folder, tmp_path, capsys):
+    place = shutil.copytree(folder, tmp_path / "scans")
+    (place / "broken.nii.gz").write_bytes((place / "p00.nii.gz").read_bytes()[:1000])
+    command = ["trust", place, tmp_path / "out", "--effect=tag", "--model=shortcut"]
+    for _ in range(2):  # also when the second run only reads what the first has found
+        assert main(*command, "--methods=gradient") == 1
+        assert "broken: broken.nii.gz: " in capsys.readouterr().err
 
 
 def test_layers_of_a_wrapped_network_forget_one_by_one():

@@ -125,7 +125,7 @@ def trust(
         One row a map, see `helpers.study.trusting.judging.summarised`: methods with their
         verdicts, rivals that have never seen the network, and guessing. If it is not shown that
         the network sees the effect, or fewer than 6 people have it, there is no verdict, and the
-        scores say nothing.
+        scores say nothing. ``attrs["problems"]`` lists the scans that are broken and left out.
 
     Raises
     ------
@@ -184,6 +184,7 @@ def trust(
     _check_methods(explainers, model, network, tested)
     with study.lock(f"trust-{effect.label}"):
         if (finished := _finished(files, settings)) is not None:
+            finished.attrs["problems"] = people.participants.attrs["problems"]
             return finished
         study.describe()
         place = study.output / "models" / f"trust-{keyed.fingerprint(settings)[:10]}"
@@ -204,6 +205,7 @@ def trust(
         pages.write(files.page, page.page(trial))
         runtime.write_json(files.summary, _summary(trial))  # the last: all is there
         shutil.rmtree(place, ignore_errors=True)
+        trial.scores.attrs["problems"] = people.participants.attrs["problems"]
         return trial.scores
 
 

@@ -78,7 +78,11 @@ def everybody(study: Study, grid: Grid, *, progress: bool = True) -> Cohort:
     if not volumes:
         raise ValueError(f"no scan of {study.folder} is left to load")
     labels = torch.zeros(len(volumes), dtype=torch.long)
-    return Cohort(torch.stack(volumes), labels, ("everybody",), pd.DataFrame(rows), grid)
+    participants = pd.DataFrame(rows)
+    participants.attrs["problems"] = [
+        {"kind": "broken scan", "file": file, "detail": problem} for file, problem in broken.items()
+    ]
+    return Cohort(torch.stack(volumes), labels, ("everybody",), participants, grid)
 
 
 def check_number(people: int, folds: int) -> None:
