@@ -123,12 +123,8 @@ def from_bids(
     folder = Path(folder)
     grid = grids.mni() if grid is None else grid
     scans = find_scans(folder, masks=masks)
-    table = participants_table.read(folder, required=label is not None)
-    if table is not None:
-        # In a folder of NIfTI files, a person is called as the file is, with or without sub-.
-        names = [scan.participant_id for scan in scans]
-        called = {f"sub-{name.removeprefix('sub-')}": name for name in names}
-        table["participant_id"] = table["participant_id"].replace(called)
+    called = [scan.participant_id for scan in scans]
+    table = participants_table.read(folder, required=label is not None, called=called)
     if label is None:
         everyone = pd.DataFrame({"participant_id": [scan.participant_id for scan in scans]})
         everyone = everyone.drop_duplicates(ignore_index=True)

@@ -6,7 +6,7 @@ caller gives. Nothing is guessed about where to cut an age.
 
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MISSING = ("", "n/a", "na", "#n/a", "nan", "null", "?", "-", "unknown", "missing
 MAXIMUM_CODES = 10
 
 
-def read(folder: Path, *, required: bool) -> pd.DataFrame | None:
+def read(folder: Path, *, required: bool, called: Iterable[str] = ()) -> pd.DataFrame | None:
     """Read ``participants.tsv`` as text, one row a person, ids beginning with ``sub-``.
 
     The file is UTF-8 with tabs between the columns, as BIDS has it. A cell may stand in double
@@ -29,6 +29,9 @@ def read(folder: Path, *, required: bool) -> pd.DataFrame | None:
     ----------
     required : bool
         Raise if there is no table; otherwise None comes back.
+    called : iterable of str
+        How the scans call people: in a folder of NIfTI files, as the files are. Who is among them,
+        with ``sub-`` or without it, is called so.
 
     Raises
     ------
@@ -81,6 +84,8 @@ def read(folder: Path, *, required: bool) -> pd.DataFrame | None:
         raise ValueError(
             f"{path} has more than one row for {sorted(set(duplicates))}; keep one row a person"
         )
+    names = {f"sub-{name.removeprefix('sub-')}": name for name in called}
+    table["participant_id"] = table["participant_id"].replace(names)
     return table
 
 

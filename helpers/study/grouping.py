@@ -209,7 +209,8 @@ def maps_of_people(
         torch.stack([maps[i] for i in table.index[table["participant_id"] == name]]).mean(0)
         for name in people["participant_id"]
     ]
-    known = participants.read(study.folder, required=False)
+    called = people["participant_id"]
+    known = participants.read(study.folder, required=False, called=called)
     if known is not None:
         known = participants.typed(known).drop(columns=HEAD_SIZE, errors="ignore")
         people = people.merge(known, on="participant_id", how="left")

@@ -77,7 +77,8 @@ def report(study: Study) -> Path:
             f"{study.output} holds nothing to report yet; run brain-cnns preprocess, train or "
             f"explain first"
         )
-    people = participants.read(study.folder, required=False)
+    called = [scan.participant_id for scan in study.scans]
+    people = participants.read(study.folder, required=False, called=called)
     page = pages.Page(
         f"What does the network use? {study.folder.resolve().name}",
         f"{len(study.scans)} scans of {len({scan.participant_id for scan in study.scans})} people.",

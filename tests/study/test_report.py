@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,22 @@ def test_the_page_takes_no_method_for_another(explained, tmp_path):
             "": f"desc-{name}",
             "Sex": f"desc-{name}Sex",
         }
+
+
+def test_groups_of_a_folder_of_nifti_files(explained, tmp_path):
+    """People are called as the files are; the table may have sub- before it."""
+    for path in explained.folder.glob("sub-*/ses-1/anat/*.nii.gz"):
+        name = path.name.partition("_")[0].removeprefix("sub-")
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        shutil.copyfile(path, tmp_path / f"scans/{name}.nii.gz")
+    shutil.copy(explained.folder / "participants.tsv", tmp_path / "scans")
+    mine, model = Study(tmp_path / "scans", tmp_path / "out"), TwoSides()
+    model.card = {**CARD, "classes": ["control", "patient"]}
+    options = {"method": "input_x_gradient"}
+    study.explain(mine, model, target="patient", progress=False, **options)
+    peaks = study.group(mine, label="dx", permutations=200, smooth_mm=0.0, **options)
+    assert len(peaks) >= 1
+    assert (peaks["x_mm"] < 0).all()
 
 
 def test_where_nothing_differs_nothing_is_found(explained):
