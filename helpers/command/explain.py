@@ -45,13 +45,14 @@ def add(verbs) -> None:
         "--smooth-mm",
         type=float,
         default=0.0,
-        help="FWHM of a Gaussian for pictures and the strongest place; the maps stay as they came",
+        help="FWHM of a Gaussian for pictures, the strongest place and the table of regions; the "
+        "maps stay as they came",
     )
     parser.add_argument(
         "--threshold",
         type=float,
         default=0.0,
-        help="leave out of the pictures what is weaker than this share of the strongest",
+        help="leave out of pictures and regions what is weaker than this share of the strongest",
     )
     arguments.add_atlas(parser)
     parser.add_argument(

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers import anatomy, attribution, evaluation, fields, grids, keyed, models, runtime
+from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.finding import check_names
 from helpers.cohorts.scans import Scan, to_scan
@@ -87,11 +87,11 @@ def explain(
     layer : str, optional
         For methods that look at a layer.
     smooth_mm : float
-        Width (FWHM) of the Gaussian before the strongest place is looked for and the picture is
-        drawn; default 0. The maps themselves stay as they came.
+        Width (FWHM) of the Gaussian before the strongest place is looked for, the picture drawn and
+        the regions of the atlas measured; default 0. The maps themselves stay as they came.
     threshold : float
-        What is weaker than this share of the strongest is left out of the picture, 0 to 1; default
-        0.
+        What is weaker than this share of the strongest counts as 0 in picture and regions, 0 to 1;
+        default 0.
     atlas : Atlas, optional
         On the model's grid; default the tissues of the template. None for a network in native
         space.
@@ -162,7 +162,7 @@ def explain(
         if isinstance(model, models.FoldSet):
             found["fold"] = model.fold_of.get(scan.participant_id)
         where = report.in_scan(grid) if grid.is_native else grid
-        shown = _shown(explained_map, grid, smooth_mm, threshold)
+        shown = maps.shown(explained_map)
         record = {**found, **_place(shown, where), **report.quality()}
         if grid.is_native:
             record |= _reach(record, report.cut_off)
@@ -333,13 +333,6 @@ def _explained(
         "warnings": "; ".join(dict.fromkeys(said)),
     }
     return found, explained_map
-
-
-def _shown(explained_map: Tensor, grid: Grid, smooth_mm: float, threshold: float) -> Tensor:
-    """Return what of a map is looked at, in the air as well, where a map should be 0."""
-    width = smooth_mm / fields.FWHM_PER_SD / grid.spacing_mm[0]
-    shown = fields.gaussian_blur(explained_map[None], width)[0] if width else explained_map
-    return shown * (shown.abs() >= threshold * shown.abs().max())
 
 
 def _place(explained_map: Tensor, grid: Grid) -> dict:

@@ -15,8 +15,10 @@ from typing import ClassVar
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from helpers import errors, evaluation, grids, runtime
+from helpers import errors, evaluation, fields, grids, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.report import QUALITY
 from helpers.cohorts.scans import Scan, on_grid
@@ -90,6 +92,12 @@ class Maps:
         with self.study.lock(self._settings_file().stem):
             self.check_settings()
             runtime.write_json(self._settings_file(), self.settings)
+
+    def shown(self, explained_map: Float[Tensor, "1 x y z"]) -> Float[Tensor, "1 x y z"]:
+        """Return what of a map is looked at, in the air as well, where a map should be 0."""
+        width = self.settings.get("smooth_mm", 0) / fields.FWHM_PER_SD / self.grid.spacing_mm[0]
+        shown = fields.gaussian_blur(explained_map[None], width)[0] if width else explained_map
+        return shown * (shown.abs() >= self.settings.get("threshold", 0) * shown.abs().max())
 
     def key(self, scan: Scan) -> str | None:
         """Return what changes with scan, mask or settings; None if a file is missing."""
@@ -184,7 +192,7 @@ class Maps:
         return self.study.group(f"desc-{self.label}{ending}")
 
     def _regions(self, scan: Scan, atlas: Atlas) -> pd.DataFrame:
-        values = torch.from_numpy(grids.read(self.files(scan)[1])[0])[None, None]
+        values = self.shown(torch.from_numpy(grids.read(self.files(scan)[1])[0])[None])[None]
         rows = evaluation.by_region(values, self.grid, atlas).drop(columns="sd")
         rows["mean_absolute"] = evaluation.by_region(values.abs(), self.grid, atlas)["mean"]
         rows.insert(0, "name", scan.name.removesuffix("_T1w"))

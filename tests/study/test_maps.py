@@ -134,6 +134,14 @@ def test_what_is_looked_at_may_be_smoothed_and_cut_the_map_stays(output, folder,
     explain_study(folder, tmp_path / "cut", "--threshold=0.6")
     picture = "a_desc-lrp_map.png"
     assert 0 < coloured(tmp_path / "cut" / picture).sum() < 0.5 * coloured(output / picture).sum()
+    cut = np.abs(values) * (np.abs(values) >= 0.6 * np.abs(values).max())
+    regions = pd.read_csv(tmp_path / "cut/group/desc-lrp_regions.tsv", sep="\t").query(
+        "name == 'a'"
+    )
+    brain = anatomy.atlas(grid).labels.numpy() > 0
+    found = (regions["mean_absolute"] * regions["voxels"]).sum()
+    assert found == pytest.approx(cut[brain].sum(), rel=1e-4)
+    assert found < 0.5 * np.abs(values[brain]).sum()
     with pytest.raises(SystemExit):  # the folder holds pictures that were drawn otherwise
         explain_study(folder, tmp_path)
     with pytest.raises(SystemExit):
