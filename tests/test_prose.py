@@ -129,9 +129,7 @@ def simulators_of(task: str) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
-def test_goals_of_simulators_in_chapter_12(simulators):
-    table = simulators["measures"].pivot(index="kind", columns="measure", values="mean")
-    course = table.loc["course"]
+def check_goals(course: pd.Series) -> None:
     assert course["own deviation"] >= 0.6
     assert course["other people's deviation"] < 0.05
     assert course["correlation of a structure, mean"] >= 0.65
@@ -143,6 +141,12 @@ def test_goals_of_simulators_in_chapter_12(simulators):
     assert (course[course.index.str.startswith("changes its mind")] >= 0.95).all()
     assert course["there and back"] <= 0.00025
     assert course["folded voxels"] == 0
+
+
+def test_goals_of_simulators_in_chapter_12(simulators):
+    table = simulators["measures"].pivot(index="kind", columns="measure", values="mean")
+    course = table.loc["course"]
+    check_goals(course)
     # These two are missed, and the chapter says so.
     assert 0.8 < course["ill structures, AUC"] < 0.85
     assert 0.5 < course["share outside"] < 0.6
@@ -198,18 +202,8 @@ def test_the_other_disease_of_chapter_12(simulators):
         index="kind", columns="measure", values="mean"
     )
     course, ceiling = table.loc["course"], table.loc["doses fitted to the truth"]
-    assert course["own deviation"] >= 0.6
-    assert course["other people's deviation"] < 0.05
-    assert course["correlation of a structure, mean"] >= 0.65
-    assert course["correlation of a structure, worst"] >= 0.3
+    check_goals(course)
     assert course["ill structures, AUC"] >= 0.85
-    assert course["slope, smallest of large shares"] >= 0.5
-    assert course["slope, largest of large shares"] <= 1.5
-    assert course["share between persons"] >= 0.3
-    assert course["healthy: removed over injected"] <= 0.2
-    assert (course[course.index.str.startswith("changes its mind")] >= 0.95).all()
-    assert course["there and back"] <= 0.00025
-    assert course["folded voxels"] == 0
     better = ["cosine", "own deviation", "ill structures, AUC", "share between persons"]
     better += [f"correlation of a structure, {which}" for which in ("mean", "worst")]
     assert (course[better] > first.loc["course", better]).all()
@@ -221,6 +215,38 @@ def test_the_other_disease_of_chapter_12(simulators):
         "12",
         f"leave {per_cent(ceiling['share outside'])} outside",
         f"a cosine of {about(slowly['cosine'], 2)} and {about(slowly['own deviation'], 2)} of",
+    )
+
+
+def test_what_networks_learn_from_37_people_in_chapter_15():
+    record = results.read("trust")
+    runs = pd.DataFrame(record["runs"])
+    assert record["people"] == 37
+    runs["auc"] = [network["auc"] for network in runs["network"]]
+    auc = runs.groupby("effect")["auc"].apply(lambda of: [about(value, 2) for value in of])
+    assert all(len(of) == 2 for of in auc)
+    seen = {effect: (of["refused"] == "").tolist() for effect, of in runs.groupby("effect")}
+    assert seen.pop("hippocampi lose 10 %") == [False, False]
+    assert all(all(of) for of in seen.values())
+    found = [
+        (run["effect"], method)
+        for run in record["runs"]
+        for method, said in run["verdicts"].items()
+        if said["verdict"] == "finds it"
+    ]
+    assert found == [("tag", "lrp"), ("tag", "lrp")]
+    best = {}
+    for run in record["runs"]:
+        highest = max(run["average_precision"], key=run["average_precision"].get)
+        best.setdefault(run["effect"], []).append(highest)
+    assert best["lesion"] == ["brightness"] * 2
+    assert best["hippocampi lose 20 %"] == ["t-map"] * 2
+    says(
+        "15",
+        f"the tag (AUC {' and '.join(auc['tag'])})",
+        f"the lesion ({' and '.join(auc['lesion'])})",
+        f"lost a fifth ({' and '.join(auc['hippocampi lose 20 %'])})",
+        f"lost a tenth ({' and '.join(auc['hippocampi lose 10 %'])})",
     )
 
 
