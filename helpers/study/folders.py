@@ -25,7 +25,7 @@ from helpers.errors import CannotWriteError
 
 GENERATOR = "brain-cnns"
 DESCRIPTION = "dataset_description.json"
-_PREPROCESSED = "desc-preproc_T1w.json"  # of all preprocessed scans, as BIDS inherits sidecars
+_MASKS = "group/desc-preproc_masks.json"
 # BIDS has no words yet for maps, their statistics and pages about them.
 _BIDSIGNORE = "*_map.*\n*_xfm.json\n*_T1w.png\n*_problem.json\n*.html\ngroup\nmodels\n"
 
@@ -104,12 +104,12 @@ class Study:
         with runtime.replacing(self.output / ".bidsignore") as unfinished:
             unfinished.write_text(_BIDSIGNORE)
         if self.masks != self._known_masks():
-            runtime.write_json(self.preprocessed / _PREPROCESSED, self._cut_out_by(self.masks))
+            runtime.write_json(self.preprocessed / _MASKS, self._cut_out_by(self.masks))
 
     def _known_masks(self) -> str | None:
         """Return which masks these scans were preprocessed with: others would cut them anew."""
         try:
-            said = json.loads((self.preprocessed / _PREPROCESSED).read_text())
+            said = json.loads((self.preprocessed / _MASKS).read_text())
             masks = said["Masks"]
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
