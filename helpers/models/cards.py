@@ -24,7 +24,7 @@ scan's own axes and cropped or padded about their own middle, see `helpers.cohor
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,21 +176,32 @@ def as_the_network_reads(
 
 
 def draft_card(
-    model: nn.Module, shape: tuple[int, int, int], *, spacing_mm: float, space: str = "mni"
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    *,
+    spacing_mm: float,
+    classes: Sequence[str] | None = None,
+    intensity: str = "median",
+    space: str = "mni",
 ) -> dict[str, Any]:
-    """Ask a network how many answers it gives, and return a card that only lacks their names.
+    """Ask a network how many answers it gives, and return its card.
 
     Parameters
     ----------
     shape, spacing_mm
         What the network was trained on.
+    classes : sequence of str, optional
+        What its answers are called, in their order; default ``class 0``, ``class 1``, ...
+    intensity : str
+        One of the module's rules; default ``"median"``.
     space : str
         ``"native"`` if its scans were not registered; default ``"mni"``.
 
     Raises
     ------
     ValueError
-        If the network does not take a volume of this shape, or puts out no logits.
+        If the network does not take a volume of this shape, puts out no logits, or gives more or
+        fewer answers than there are names; or if there is no such rule or space.
 
     Examples
     --------
@@ -207,11 +218,14 @@ def draft_card(
                 f"the network does not take a volume of {'x'.join(map(str, shape))} voxels: "
                 f"{str(error).splitlines()[0]}"
             ) from error
+    names = [f"class {k}" for k in range(answers)] if classes is None else list(classes)
+    if len(names) != answers:
+        raise ValueError(f"the network tells {answers} classes apart, got the names {names}")
     card = {
-        "classes": [f"class {k}" for k in range(answers)],
+        "classes": names,
         "shape": list(shape),
         "spacing_mm": spacing_mm,
-        "intensity": "median",
+        "intensity": intensity,
         **({} if space == "mni" else {"space": space}),
     }
     check_card(card)

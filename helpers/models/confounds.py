@@ -38,7 +38,7 @@ def confounds(
     cohort : Cohort
         Of two classes.
     logits : tensor of shape (subject, 2)
-        What the network says of people whom it has not seen.
+        What a network, or another model, says of people whom it has not seen.
     folds : tensor of shape (subject,)
         As in `helpers.models.cross_validate`: the confound's own prediction is out of fold too.
     columns : list of str
@@ -50,10 +50,10 @@ def confounds(
         One row a confound:
 
         - ``alone``: AUC of the label, predicted from the confound alone.
-        - ``network``: the network's AUC, for comparison.
-        - ``followed``: correlation of the network's answer with the confound among people of one
-          class, 0 to 1 (multiple, for groups). Near 0, the network does not read it.
-        - ``alike``: the network's AUC among pairs of people, one of each class, who are alike in
+        - ``auc``: that of the answers, for comparison.
+        - ``followed``: correlation of the answers with the confound among people of one class, 0 to
+          1 (multiple, for groups). Near 0, it is not read.
+        - ``alike``: the answers' AUC among pairs of people, one of each class, who are alike in
           the confound: of one group, or within `CALIPER` standard deviations. NaN if there are
           none.
         - ``pairs``: how many such pairs there are.
@@ -86,7 +86,7 @@ def confounds(
             {
                 "confound": column,
                 "alone": roc_auc_score(labels, _out_of_fold(values, labels, folds.numpy())),
-                "network": roc_auc_score(labels, margin),
+                "auc": roc_auc_score(labels, margin),
                 "followed": _followed(values, labels, margin),
                 "alike": float(ahead[pairs].mean()) if pairs.any() else np.nan,
                 "pairs": int(pairs.sum()),
@@ -119,7 +119,7 @@ def number_confounds(
         One row a confound:
 
         - ``alone``: correlation of the target with its prediction from the confound alone.
-        - ``network``: that with what the network says, for comparison.
+        - ``r``: that with what the network says, for comparison.
         - ``followed``: partial correlation of what the network says with the confound, the target
           being taken out of both (multiple, for groups), 0 to 1.
         - ``left``: partial correlation of what the network says with the target, the confound being
@@ -137,7 +137,7 @@ def number_confounds(
     >>> said = models.predict(models.build("course", 1), cohort.volumes)[:, 1]
     >>> found = models.number_confounds(cohort, said, cohort.folds(2), ["sex"], "age")
     >>> list(found)
-    ['confound', 'alone', 'network', 'followed', 'left']
+    ['confound', 'alone', 'r', 'followed', 'left']
     """
     true = _values(cohort, target).to_numpy(dtype=float)
     answer = said.double().numpy()
@@ -156,7 +156,7 @@ def number_confounds(
             {
                 "confound": column,
                 "alone": _correlation(predicted, true),
-                "network": _correlation(answer, true),
+                "r": _correlation(answer, true),
                 "followed": float(np.sqrt((fitted**2).sum() / max((without**2).sum(), 1e-12))),
                 "left": _correlation(_residual(answer, features), _residual(true, features)),
             }
@@ -220,7 +220,7 @@ def _followed(values: pd.Series, labels: np.ndarray, margin: np.ndarray) -> floa
         features[own] -= features[own].mean(0)
         answer[own] -= answer[own].mean()
     if not answer.any():
-        warnings.warn("the network gives everybody of a class the same answer", stacklevel=3)
+        warnings.warn("everybody of a class gets the same answer", stacklevel=3)
         return 0.0
     fitted = features @ np.linalg.lstsq(features, answer, rcond=None)[0]
     return float(np.sqrt((fitted**2).sum() / (answer**2).sum()))

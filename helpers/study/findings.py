@@ -41,10 +41,8 @@ def maps(page: Page, study: Study, method: str, table: pd.DataFrame) -> None:
     page.table(_short(regions), caption)
     for contrast, path in _of_group(study, method, "peaks").items():
         peaks = pd.read_csv(path, sep="\t")
-        about = f"the contrast {contrast}" if contrast else "the mean against zero"
         how = path.with_name(path.name.replace("_peaks.tsv", "_group.json"))
-        if covariates := (records.read(how, "ignored") or {}).get("covariates"):
-            about += f", apart from {' and '.join(covariates)}"
+        about = _in_words(contrast, records.read(how, "ignored") or {})
         if len(peaks):
             page.table(peaks, f"Beyond chance, {about} (corrected over the whole brain)")
         else:
@@ -61,6 +59,16 @@ def _of_group(study: Study, method: str, what: str) -> dict[str, Path]:
         if contrast != described and not contrast[:1].islower():
             found[contrast] = path
     return found
+
+
+def _in_words(contrast: str, how: Mapping) -> str:
+    """Say what was compared, by what `group` has noted."""
+    about = f"the contrast {contrast}" if contrast else "the mean against zero"
+    if contrast and how.get("classes"):
+        about = f"{how['label']}, {how['classes'][1]} against {how['classes'][0]}"
+    if how.get("covariates"):
+        about += f", apart from {' and '.join(how['covariates'])}"
+    return about
 
 
 def _short(table: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,8 @@ def group(
     """Average the maps that `explain` or `simulate` has made, name their regions, and test them.
 
     Writes in ``group``, with the method's name and MNI space in theirs: the mean map (of each
-    class, with a label), the t statistic and the corrected p (as minus its logarithm), all NIfTI;
+    class, with a label), with the label's name (and those of the classes, if they are named) the t
+    statistic and the corrected p (as minus its logarithm), all NIfTI;
     ``_peaks.tsv`` (clusters beyond chance), ``_means.tsv`` (a row a region and side: mean over
     people and its interval) and ``_group.json`` (how: maps, people, options).
 
@@ -132,7 +133,8 @@ def group(
         means |= {f"{label} {name}": mean for name, mean in zip(names, of_class, strict=True)}
     for name, mean in means.items():
         grids.save(mean, grid, study.group(f"{stem}{_plain(name)}_mean.nii.gz"))
-    stem = f"{stem}{_plain(label or '')}"
+    contrast = [label or "", *(classes or ())]
+    stem = f"{stem}{_plain(' '.join(contrast))}"
     grids.save(found.t, grid, study.group(f"{stem}_t.nii.gz"))
     grids.save(found.log10_p, grid, study.group(f"{stem}_log10p.nii.gz"))
     write_table(found.peaks, study.group(f"{stem}_peaks.tsv"))
@@ -265,7 +267,7 @@ def _two_groups(
     names = sorted(set(values) - {""}) if classes is None else list(classes)
     if len(names) != 2:
         raise ValueError(
-            f"expected two groups of {label!r} to compare, got {names}; name two with classes"
+            f"expected two groups of {label!r} to compare, got {names}; name two with --classes"
         )
     missing = [name for name in names if name not in set(values)]
     if missing:

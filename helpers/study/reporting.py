@@ -193,10 +193,10 @@ def _about_training(label: str, tables: dict[str, pd.DataFrame]) -> list[str]:
             f"{others.max():.2f} and {network[measure]:.2f})."
         )
     for row in tables.get("confounds", pd.DataFrame()).to_dict("records"):
-        if row["alone"] >= row["network"]:
+        if row["model"] == "network" and row["alone"] >= row[measure]:
             said.append(
                 f"{row['confound']} alone predicts {label} as well as the network does "
-                f"({measure} {row['alone']:.2f} and {row['network']:.2f}): the maps may show it."
+                f"({measure} {row['alone']:.2f} and {row[measure]:.2f}): the maps may show it."
             )
     return said
 
@@ -249,12 +249,12 @@ def _training(page: pages.Page, label: str, tables: dict[str, pd.DataFrame]) -> 
     if len(tables.get("confounds", [])):
         page.text(
             "What else goes with it? alone: how well the confound predicts it without any scan. "
-            "followed: how closely the network's answer goes with the confound among people who "
-            "are the same in the label. "
+            "followed: how closely the model's answer goes with the confound among people who are "
+            "the same in the label. "
             + (
-                "alike: the network's AUC between people who are alike in the confound."
+                "alike: the model's AUC between people who are alike in the confound."
                 if "alike" in tables["confounds"]
-                else "left: what the network still says when the confound is taken out."
+                else "left: what the model still says when the confound is taken out."
             )
         )
         page.table(tables["confounds"], "Confounds")

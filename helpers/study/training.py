@@ -217,13 +217,18 @@ def _tables(found: CrossValidation, asked: Sequence[str]) -> dict[str, pd.DataFr
     """Return what is written about a cross-validation, by name."""
     tables = {"scores": found.scores(), "predictions": found.predictions()}
     tables["history"] = found.history
-    cohort, said = found.cohort, found.said["network"]
-    if found.target is not None:
-        tables["confounds"] = models.number_confounds(
-            cohort, said[:, 0], found.folds, asked, found.target
-        )
-    elif len(cohort.classes) == 2:
-        tables["confounds"] = models.confounds(cohort, said, found.folds, asked)
+    cohort, rows = found.cohort, []
+    if found.target is None and len(cohort.classes) != 2:
+        return tables
+    for name, said in found.said.items():
+        if found.target is None:
+            those = models.confounds(cohort, said, found.folds, asked)
+        else:
+            those = models.number_confounds(cohort, said[:, 0], found.folds, asked, found.target)
+        those.insert(0, "model", name)
+        rows.append(those)
+    tables["confounds"] = pd.concat(rows, ignore_index=True)
+    if found.target is None:
         tables["calibration"] = calibration(found)
     return tables
 

@@ -206,7 +206,7 @@ class Asked:
                 raise ValueError(
                     f"the network takes none of the {good} good scans of {len(scans)} in "
                     f"{whose.folder} for {name!r}, so nobody shows what is typical of it; name a "
-                    f"study of people among whom it finds {self.classes} (typical){problem}"
+                    f"study of people among whom it finds {self.classes} (--typical){problem}"
                 )
         middle = [sorted(people)[(len(people) - 1) // 2] for people in found]
         said = {
@@ -244,8 +244,8 @@ def _check_apart(whose: Study, study: Study) -> None:
     if both:
         raise ValueError(
             f"{whose.folder} and {study.folder} both have {min(both)}, and both are preprocessed "
-            f"in {study.preprocessed}; give the study that says what is typical (typical) an "
-            f"output of its own"
+            f"in {study.preprocessed}; give the study that says what is typical (--typical) "
+            f"an output of its own"
         )
 
 

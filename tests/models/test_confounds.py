@@ -38,8 +38,8 @@ def asked(subjects, values, columns=("age", "site")):
 def test_a_network_that_reads_age_has_nothing_left_between_people_of_one_age():
     subjects = people(1000)
     found = asked(subjects, subjects.participants["age"]).loc["age"]
-    assert found["network"] == pytest.approx(stats.norm.cdf(1 / np.sqrt(2)), abs=0.03)
-    assert found["alone"] == pytest.approx(found["network"], abs=0.01)
+    assert found["auc"] == pytest.approx(stats.norm.cdf(1 / np.sqrt(2)), abs=0.03)
+    assert found["alone"] == pytest.approx(found["auc"], abs=0.01)
     assert found["followed"] == pytest.approx(1)
     assert found["alike"] == pytest.approx(0.5, abs=0.06)
 
@@ -48,7 +48,7 @@ def test_a_network_that_reads_the_disease_keeps_what_it_has():
     subjects = people(1000)
     found = asked(subjects, subjects.participants["disease"])
     assert (found["followed"] < 0.08).all()
-    np.testing.assert_allclose(found["alike"], found["network"], atol=0.04)
+    np.testing.assert_allclose(found["alike"], found["auc"], atol=0.04)
 
 
 def test_a_network_that_reads_both_loses_a_part():
@@ -56,8 +56,8 @@ def test_a_network_that_reads_both_loses_a_part():
     both = subjects.participants["disease"] + (subjects.participants["age"] - 50) / 10
     age = asked(subjects, both).loc["age"]
     assert 0.6 < age["followed"] < 0.8
-    disease_alone = asked(subjects, subjects.participants["disease"]).loc["age", "network"]
-    assert disease_alone - 0.05 < age["alike"] < age["network"] - 0.03
+    disease_alone = asked(subjects, subjects.participants["disease"]).loc["age", "auc"]
+    assert disease_alone - 0.05 < age["alike"] < age["auc"] - 0.03
 
 
 def test_groups_are_compared_within_themselves():

@@ -10,7 +10,8 @@ import torch
 from small_study import GRID, contents, explain, main
 
 from helpers import attribution, grids, models
-from helpers.command.arguments import METHODS
+from helpers.command.arguments import INTENSITIES, METHODS
+from helpers.models import cards
 
 HEAVY = ("torch", "monai", "nilearn", "plotly", "sklearn")
 
@@ -90,6 +91,18 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(small, tmp_path, 
     assert contents(out) == before
 
 
+@pytest.fixture
+def network(tmp_path):
+    """A network from elsewhere: how it is called, and what the command needs to know of it."""
+    (tmp_path / "net.py").write_text(
+        "from helpers import models\n\n\ndef network():\n"
+        f"    return models.build('course', 2, {GRID.shape})\n"
+    )
+    torch.save(models.build("course", 2, GRID.shape).state_dict(), tmp_path / "net.pt")
+    flags = [f"--weights={tmp_path}/net.pt", "--spacing-mm=8", "--shape", *GRID.shape]
+    return f"{tmp_path}/net.py:network", flags
+
+
 @pytest.mark.parametrize("ending", [".toml", ".json"])
 def test_a_card_is_drafted_by_asking_the_network(tmp_path, ending):
     (tmp_path / "net.py").write_text(
@@ -105,15 +118,33 @@ def test_a_card_is_drafted_by_asking_the_network(tmp_path, ending):
     assert models.card_grid(found) == GRID
 
 
-def test_a_card_needs_a_name_that_says_its_kind(tmp_path, capsys, small):
-    (tmp_path / "net.py").write_text(
-        "from helpers import models\n\n\ndef network():\n"
-        f"    return models.build('course', 2, {GRID.shape})\n"
-    )
-    torch.save(models.build("course", 2, GRID.shape).state_dict(), tmp_path / "net.pt")
-    flags = [f"--weights={tmp_path}/net.pt", "--spacing-mm=8", "--shape", *GRID.shape]
+def test_a_card_says_names_and_intensities_and_is_not_overwritten(network, capsys):
+    source, flags = network
+    card = Path(source).parent / "net.toml"
+    named = ["--classes", "a", "b", "--intensity=zscore"]
+    assert main("card", source, card, *flags, *named) == 0
+    assert models.read_card(card) == {
+        "classes": ["a", "b"],
+        "shape": list(GRID.shape),
+        "spacing_mm": 8.0,
+        "intensity": "zscore",
+    }
+    assert main("card", source, card, *flags, *named) == 0
+    for asked, message in (
+        ([card], "net.toml is there already and says something else"),
+        ([card.with_name("three.toml"), "--classes", "a", "b", "c"], "tells 2 classes apart, got"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main("card", source, asked[0], *flags, *asked[1:])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    assert set(INTENSITIES) == set(cards.INTENSITIES)
+
+
+def test_a_card_needs_a_name_that_says_its_kind(network, capsys):
+    source, flags = network
     with pytest.raises(SystemExit) as stopped:
-        main("card", f"{tmp_path}/net.py:network", tmp_path / "net.card", *flags)
+        main("card", source, Path(source).with_name("net.card"), *flags)
     assert stopped.value.code == 2
     assert "a card is called .toml or .json" in capsys.readouterr().err
 

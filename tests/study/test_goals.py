@@ -64,7 +64,7 @@ def explained(place, run, trained):
 @pytest.fixture(scope="module")
 def everything(place, run, explained):
     run("group", "--method=gradient", "--label=sex", "--permutations=60", "--level=0.1")
-    shortcut = ["--effect=tag", "--model=shortcut", "--folds=2", "--methods", "gradient"]
+    shortcut = ["--effect=tag", "--model=shortcut", "--folds=2", "--method", "gradient"]
     run("trust", *shortcut)
     run("simulate", SEX, "--steps=2", "--participant-label", "01", "52")
     run("simulate", SEX, "--steps=2", "--jobs=2", "--executor=local")

@@ -81,6 +81,18 @@ def test_the_planted_difference_is_found_on_its_side(explained):
     assert how["people"] == [f"sub-{i:02d}" for i in range(PEOPLE)]
     assert how["maps"]["target"] == "patient"
     assert (means["low"] <= means["mean"]).all()
+    about = findings._in_words("Dx", how)
+    assert about == "dx, patient against control, apart from age"
+
+
+def test_other_groups_of_a_column_have_files_of_their_own(explained):
+    arguments = ["group", explained.folder, explained.output, "--method=input_x_gradient"]
+    named = ["--classes", "patient", "control", "--permutations=20"]
+    assert main(*arguments, "--label=dx", *named) == 0
+    stem = "space-MNI152NLin2009aSym_res-8_desc-inputxgradientDxPatientControl"
+    how = json.loads(explained.group(f"{stem}_group.json").read_text())
+    assert how["classes"] == ["patient", "control"]
+    assert explained.group(f"{stem}_t.nii.gz").exists()
 
 
 def test_the_page_takes_no_method_for_another(explained, tmp_path):
@@ -215,7 +227,10 @@ def scores(auc, low, pca=0.6):
 
 
 def confounds(alone):
-    return pd.DataFrame([{"confound": "age", "alone": alone, "network": 0.8}])
+    rows = [("network", 0.8), ("PCA + logistic regression", 0.6)]
+    return pd.DataFrame(
+        [{"model": name, "confound": "age", "alone": alone, "auc": auc} for name, auc in rows]
+    )
 
 
 @pytest.mark.parametrize(

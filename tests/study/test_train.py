@@ -95,7 +95,10 @@ def test_the_planted_block_is_learned_and_simple_models_stand_beside_it(trained)
     assert scores.loc["network", "auc"] > 0.9
     assert {"brain volume", "PCA + logistic regression"} <= set(scores.index)
     assert (scores["auc_low"] <= scores["auc"]).all()
-    assert table(trained, "group_confounds")["confound"].tolist() == ["site"]
+    confounds = table(trained, "group_confounds")
+    assert confounds["model"].tolist() == scores.index.tolist()
+    assert set(confounds["confound"]) == {"site"}
+    assert confounds["auc"].tolist() == pytest.approx(scores["auc"].tolist())
     calibration = table(trained, "group_calibration")
     assert calibration["people"].sum() == PEOPLE
     assert calibration["said"].is_monotonic_increasing
@@ -160,7 +163,9 @@ def test_a_number_is_learned_and_who_has_none_is_left_out(study, tmp_path):
         scores = train(mine, "age", regression=True, confounds=["site"], **options)
     assert {"mae", "r"} <= set(scores.columns)
     assert len(table(tmp_path / "out", "age_predictions")) == PEOPLE - 1
-    assert table(tmp_path / "out", "age_confounds")["confound"].tolist() == ["site"]
+    confounds = table(tmp_path / "out", "age_confounds")
+    assert set(confounds["confound"]) == {"site"}
+    assert confounds["model"].tolist() == scores["model"].tolist()
     kept = models.load(tmp_path / "out/models/age")
     assert kept.card["classes"][0].startswith("age below ")
 

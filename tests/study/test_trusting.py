@@ -149,13 +149,22 @@ def test_of_given_folds_each_explains_whom_it_has_not_seen(trust, monkeypatch):
     def counted(setting, *options, **more):
         for network, rows in setting.networks:
             names = setting.cohort.participants["participant_id"].iloc[rows.tolist()]
-            asked.update(dict.fromkeys(names, networks.index(network)))
+            asked.update(dict.fromkeys(names, [*networks, folds].index(network)))
         return scored(setting, *options, **more)
 
     monkeypatch.setattr(judging, "person_scores", counted)
     table = trust(effect="tag", model=folds, methods=["input_x_gradient"])
     assert table.set_index("map").loc["input_x_gradient", "verdict"] == judging.FOUND
-    assert asked == {**fold_of, f"p{PEOPLE - 1:02d}": 0}
+    assert asked == {**fold_of, f"p{PEOPLE - 1:02d}": len(networks)}  # all of them
+
+
+def test_several_networks_explain_by_the_mean_of_their_maps(base):
+    pair = [models.build("course", 2, GRID.shape, seed=seed).eval() for seed in (0, 1)]
+    (explain,) = asking._explainers(["gradient"], None).values()
+    found = explain(models.Ensemble(pair), base.volumes[:2], torch.tensor([0, 1]))
+    each = [attribution.gradient(one, base.volumes[:2], torch.tensor([0, 1])) for one in pair]
+    assert torch.equal(found, (each[0] + each[1]) / 2)
+    assert not torch.equal(each[0], each[1])
 
 
 def test_an_effect_that_changes_nothing_is_not_found(trust):
@@ -333,7 +342,7 @@ def test_one_command_on_real_brains(tmp_path, capsys):
     command = [
         *("trust", tmp_path / "real", tmp_path / "out", "--effect=shrink", "--percent=30"),
         *("--region=ball", f"--atlas={tmp_path / 'atlas.nii.gz'}"),
-        *(f"--atlas-names={tmp_path / 'names.csv'}", "--methods", "gradient", "grad_cam"),
+        *(f"--atlas-names={tmp_path / 'names.csv'}", "--method", "gradient", "grad_cam"),
         *("--folds=2", "--epochs=1", "--draws=1"),
     ]
     assert main(*command) == 0
@@ -380,7 +389,7 @@ def test_a_broken_scan_is_said_by_the_exit_code(folder, tmp_path, capsys):
     (place / "broken.nii.gz").write_bytes((place / "p00.nii.gz").read_bytes()[:1000])
     command = ["trust", place, tmp_path / "out", "--effect=tag", "--model=shortcut"]
     for _ in range(2):  # also when the second run only reads what the first has found
-        assert main(*command, "--methods=gradient") == 1
+        assert main(*command, "--method=gradient") == 1
         assert "broken: broken.nii.gz: " in capsys.readouterr().err
 
 

@@ -317,11 +317,12 @@ def _explainers(methods: Sequence[str], layer: str | None) -> dict[str, Explain]
 
 
 def _uninterrupted(explain: Explain, network: nn.Module, volumes: Tensor, target) -> Tensor:
-    """Explain; a map that was stopped halfway is no result."""
+    """Explain, by the mean map of several networks; a map that was stopped halfway is no result."""
+    networks = network.networks if isinstance(network, models.Ensemble) else [network]
     with warnings.catch_warnings():
         warnings.simplefilter("error", InterruptedWarning)
         try:
-            return explain(network, volumes, target)
+            return torch.stack([explain(one, volumes, target) for one in networks]).mean(0)
         except InterruptedWarning as stopped:
             raise KeyboardInterrupt from stopped
 
@@ -334,10 +335,11 @@ def _who_explains(model: nn.Module, people: Cohort) -> list[tuple[nn.Module, Ten
     """Return whom a given network explains: of several, each whom it has not seen."""
     if not isinstance(model, models.FoldSet):
         return [(model, torch.arange(len(people)))]
-    # Somebody who is in no fold was seen by none of them, so that the first may explain her.
-    fold_of = [model.fold_of.get(name, 0) for name in people.participants["participant_id"]]
+    new = len(model.networks)  # who is in no fold was seen by none of them: all explain her
+    fold_of = [model.fold_of.get(name, new) for name in people.participants["participant_id"]]
     return [
-        (model.networks[fold], _rows(torch.tensor(fold_of) == fold)) for fold in sorted({*fold_of})
+        (model if fold == new else model.networks[fold], _rows(torch.tensor(fold_of) == fold))
+        for fold in sorted({*fold_of})
     ]
 
 

@@ -39,6 +39,8 @@ def randomization(
         Why it could not be asked; empty if it was.
     """
     network, rows = next(setting.ill())
+    if isinstance(network, models.Ensemble):
+        network = network.networks[0]
     stubborn = sorted(
         {
             type(part).__name__
