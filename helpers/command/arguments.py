@@ -174,7 +174,20 @@ def atlas_from(options: argparse.Namespace, grid: Callable):
         if options.atlas_names is not None:
             raise ValueError("--atlas-names are of the regions of --atlas; give both")
         return None
+    _check_space(Path(options.atlas).name)
     return anatomy.atlas(grid(), options.atlas, names=options.atlas_names)
+
+
+def _check_space(name: str) -> None:
+    """Refuse a file that by its BIDS name lies on one person's own scan, or in another space."""
+    entities = dict(part.split("-", 1) for part in name.split(".")[0].split("_") if "-" in part)
+    space = entities.get("space", "" if "sub" in entities else "MNI152")
+    if not space.startswith("MNI"):
+        where = f"in the space {space!r}" if space else f"on the scan of sub-{entities['sub']}"
+        raise ValueError(
+            f"by its name {name} lies {where}, but an atlas of all scans lies in MNI space; a "
+            f"person's own segmentation is named by --segmentations"
+        )
 
 
 def levels_from(options: argparse.Namespace) -> dict[str, bool]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_study import GRID, contents, explain, main
 
-from helpers import attribution, grids, models
+from helpers import anatomy, attribution, grids, models
 from helpers.command.arguments import INTENSITIES, METHODS
 from helpers.models import cards
 
@@ -166,3 +166,34 @@ def test_a_scan_that_was_prepared_is_explained_as_it_was_prepared(small, tmp_pat
     for volume, name in zip(seen, "ab", strict=True):
         file = f"{name}_space-MNI152NLin2009aSym_res-8_desc-preproc_T1w.nii.gz"
         assert (volume[0, 0].numpy() == grids.read(out / file)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("sub-01_dseg.nii.gz", "on the scan of sub-01"),
+        ("sub-01_ses-2_space-T1w_dseg.nii.gz", "in the space 'T1w'"),
+        ("atlas_space-fsnative_dseg.nii.gz", "in the space 'fsnative'"),
+    ],
+)
+def test_a_persons_own_segmentation_is_no_atlas(tmp_path, capsys, small, name, where):
+    tissues = anatomy.atlas(GRID)
+    grids.save(tissues.labels[None].float(), GRID, tmp_path / name)
+    with pytest.raises(SystemExit) as stopped:
+        explain(small, tmp_path / "out", f"--atlas={tmp_path / name}", "--atlas-names=none.csv")
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"lies {where}, but an atlas of all scans lies in MNI space" in said
+    assert "--segmentations" in said
+
+
+@pytest.mark.parametrize("start", ["sub-01_space-MNI152NLin6Asym", "tpl-MNI152_atlas-Schaefer"])
+def test_names_may_say_that_labels_lie_in_mni_space(tmp_path, small, start):
+    tissues = anatomy.atlas(GRID)
+    grids.save(tissues.labels[None].float(), GRID, tmp_path / f"{start}_dseg.nii.gz")
+    rows = [f"{label},{name}" for label, name in tissues.names.items()]
+    (tmp_path / "names.csv").write_text("\n".join(["index,name", *rows]))
+    named = [f"--atlas={tmp_path / f'{start}_dseg.nii.gz'}", f"--atlas-names={tmp_path}/names.csv"]
+    assert explain(small, tmp_path / "out", *named) == 0
+    found = pd.read_csv(tmp_path / "out/group/desc-gradient_regions.tsv", sep="\t")
+    assert set(found["region"]) == set(tissues.names.values())
