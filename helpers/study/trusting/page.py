@@ -294,9 +294,9 @@ def _limits(made: Page, trial: Trial) -> None:
             "with the effect or without. Truth is where tissue shrank or grew by a quarter of the "
             "strongest at least."
         )
-    settings = pd.DataFrame(
-        {"setting": list(trial.settings), "value": [str(v) for v in trial.settings.values()]}
-    )
+    said = {name: value for name, value in trial.settings.items() if value is not None}
+    said["methods"] = ", ".join(said["methods"])
+    settings = pd.DataFrame({"setting": list(said), "value": list(map(str, said.values()))})
     made.section("Settings")
     made.table(settings, "With these, the same page is made again")
 
