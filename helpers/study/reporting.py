@@ -141,8 +141,8 @@ def warnings_of(found: Found) -> list[str]:
         outside = table["share_outside_brain"].mean()
         if outside > _OUTSIDE:
             said.append(
-                f"{outside:.0%} of what the maps of {method} show lies outside the brain, where there "
-                f"is nothing to see."
+                f"{outside:.0%} of what the maps of {method} show lies outside the brain, where "
+                "there is nothing to see."
             )
         if table["explained"].nunique() > 1:
             said.append(
