@@ -121,8 +121,14 @@ def template(grid: Grid | None = None) -> Anatomy:
     >>> tuple(brain.t1.shape)
     (1, 48, 56, 48)
     """
-    kept = _template(grids.mni() if grid is None else grid)
-    return Anatomy(kept.grid, kept.t1.clone(), kept.tissues.clone(), kept.mask.clone())
+    grid = grids.mni() if grid is None else grid
+    there = grid
+    if grid.is_rigid:  # its millimetres are counted from another place
+        shift = np.eye(4)
+        shift[:3, 3] = grids.MIDDLE_MM
+        there = Grid(grid.shape, shift @ grid.affine, "mni")
+    kept = _template(there)
+    return Anatomy(grid, kept.t1.clone(), kept.tissues.clone(), kept.mask.clone())
 
 
 def atlas(

@@ -28,6 +28,8 @@ from helpers.errors import BrokenScanError
 _MNI_LOW_MM = np.array([-96.0, -130.0, -84.0])
 _MNI_HIGH_MM = np.array([96.0, 94.0, 108.0])
 FIELD_OF_VIEW_MM = _MNI_HIGH_MM - _MNI_LOW_MM
+# Its middle, inside the brain: a head that keeps its size is turned and shifted about it.
+MIDDLE_MM = (_MNI_LOW_MM + _MNI_HIGH_MM) / 2
 
 # Affines are compared in steps of 1/4096 mm. A power of two: spacings such as 0.9375 or 0.1 mm lie
 # on a step or well inside one, never on the edge between two, so the 1e-5 mm that a file's float32
@@ -116,6 +118,11 @@ class Grid:
         """Whether it is a grid of `native`, for scans that are not registered."""
         return self.space == "scanner" and self == native(self.spacing_mm[0], self.shape)
 
+    @property
+    def is_rigid(self) -> bool:
+        """Whether it is a grid of `rigid`, for heads that keep their size."""
+        return self.space == "aligned" and self == rigid(self.spacing_mm[0], self.shape)
+
     def millimetres(self, voxels) -> np.ndarray:
         """Turn voxel indices (..., 3) into millimetres (..., 3)."""
         return np.asarray(voxels, dtype=float) @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -161,6 +168,37 @@ def mni(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> G
     >>> grids.mni(2.0).shape, grids.mni(2.0, (80, 96, 80)).millimetres((0, 0, 0)).tolist()
     ((96, 112, 96), [-79.0, -113.0, -67.0])
     """
+    return _about(MIDDLE_MM, spacing_mm, shape, "mni")
+
+
+def rigid(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> Grid:
+    """Return a grid for brains that are turned and shifted onto the template, and keep their size.
+
+    Its millimetres are a brain's own, counted from `MIDDLE_MM`. No grid of `mni` lies so.
+
+    Parameters
+    ----------
+    spacing_mm, shape
+        As of `mni`.
+
+    Raises
+    ------
+    ValueError
+        As `mni`.
+
+    Examples
+    --------
+    >>> from helpers import grids
+    >>> grid = grids.rigid(4.0)
+    >>> grid.shape, grid.millimetres((0, 0, 0)).tolist(), grid.is_rigid
+    ((48, 56, 48), [-94.0, -110.0, -94.0], True)
+    """
+    return _about(np.zeros(3), spacing_mm, shape, "aligned")
+
+
+def _about(
+    middle_mm: np.ndarray, spacing_mm: float, shape: tuple[int, int, int] | None, space: str
+) -> Grid:
     if not 0 < spacing_mm < np.inf:
         raise ValueError(f"spacing_mm must be a positive number, got {spacing_mm}")
     if shape is None:
@@ -173,9 +211,8 @@ def mni(spacing_mm: float = 4.0, shape: tuple[int, int, int] | None = None) -> G
         shape = tuple(np.round(counts).astype(int).tolist())
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     # The first voxel's centre lies half a field of view from the middle, less half a voxel.
-    middle = (_MNI_LOW_MM + _MNI_HIGH_MM) / 2
-    affine[:3, 3] = middle - (np.array(shape) - 1) / 2 * spacing_mm
-    return Grid(shape, affine, "mni")
+    affine[:3, 3] = middle_mm - (np.array(shape) - 1) / 2 * spacing_mm
+    return Grid(shape, affine, space)
 
 
 def native(spacing_mm: float, shape: tuple[int, int, int]) -> Grid:

@@ -51,7 +51,8 @@ def preprocess(
     scan : path, or (array, Grid)
         Any orientation and voxel size, with the head or without. Raw intensities: zero or larger.
     grid : Grid, optional
-        Target grid in MNI space, by default the 4 mm teaching grid.
+        Target grid in MNI space, by default the 4 mm teaching grid; or of `helpers.grids.rigid`,
+        on which heads keep their size.
     mask : path, or (array, Grid), optional
         Where the subject's brain is: a mask or a parcellation, everything above 0 counts. Its
         voxels may differ from the scan's. It guides the registration, cuts the brain out and is
@@ -104,11 +105,13 @@ def preprocess(
         within = _template_brain_in(source, rough)
     data = registration.correct_bias(data, source, within)
 
-    def standardised(to_mni, grid: Grid) -> Float[Tensor, "1 x y z"]:
-        volume = torch.from_numpy(grids.resample(data, _moved(source, to_mni), grid))
+    def standardised(
+        onto: Float[np.ndarray, "4 4"], grid: Grid, template: Bool[Tensor, "1 x y z"]
+    ) -> Float[Tensor, "1 x y z"]:
+        volume = torch.from_numpy(grids.resample(data, _moved(source, onto), grid))
         if brain is None:
-            return standardise(volume[None], anatomy.template(grid).mask)
-        moved = grids.resample(brain, _moved(brain_grid, to_mni), grid)
+            return standardise(volume[None], template)
+        moved = grids.resample(brain, _moved(brain_grid, onto), grid)
         return standardise(volume[None], torch.from_numpy(moved)[None] > _FULL / 2)
 
     if report is None:
@@ -119,7 +122,7 @@ def preprocess(
         try:
             # On the 4 mm grid, whatever the target: the numbers mean the same in every report.
             correlation = plausibility.check_standardised(
-                standardised(to_mni, grids.mni()), grids.mni()
+                standardised(to_mni, grids.mni(), anatomy.template().mask), grids.mni()
             )
         except BrokenScanError as error:
             raise _failed(str(error)) from error
@@ -137,7 +140,9 @@ def preprocess(
                 f"overlap of the brain masks (Dice) {report.mask_dice:.2f}, expected at least "
                 f"{MINIMUM_DICE}"
             )
-    return standardised(report.to_mni, grid), report
+    # Where the template's brain would be in this person, whose size a rigid grid keeps.
+    template = anatomy.template(report.in_mni(grid) if grid.is_rigid else grid).mask
+    return standardised(report.onto(grid), grid, template), report
 
 
 def _moved(grid: Grid, to_mni: Float[np.ndarray, "4 4"]) -> Grid:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from helpers import runtime
+from helpers import grids, runtime
 from helpers.grids import Grid
 
 # What a table about many scans shows of each report.
@@ -56,9 +56,29 @@ class Report:
         """Return the numbers of `QUALITY`, for a table."""
         return {name: getattr(self, name) for name in QUALITY}
 
+    def onto(self, grid: Grid) -> Float[np.ndarray, "4 4"]:
+        """Return what takes the scan's millimetres to those of a grid.
+
+        That is `to_mni`, but on a grid of `helpers.grids.rigid` only its rotation and shift: head
+        size and form stay the person's own. What the affine takes to `grids.MIDDLE_MM` is then in
+        the middle as well.
+        """
+        if not grid.is_rigid:
+            return self.to_mni
+        left, _, right = np.linalg.svd(self.to_mni[:3, :3])  # of the polar decomposition
+        turn = left @ right
+        middle = np.linalg.inv(self.to_mni) @ [*grids.MIDDLE_MM, 1.0]
+        moved = np.eye(4)
+        moved[:3, :3], moved[:3, 3] = turn, -turn @ middle[:3]
+        return moved
+
     def in_scan(self, grid: Grid) -> Grid:
         """Return where the voxels of a grid lie in the scan's own millimetres."""
-        return Grid(grid.shape, np.linalg.inv(self.to_mni) @ grid.affine, self.native.space)
+        return Grid(grid.shape, np.linalg.inv(self.onto(grid)) @ grid.affine, self.native.space)
+
+    def in_mni(self, grid: Grid) -> Grid:
+        """Return where the voxels of a grid lie in MNI space."""
+        return Grid(grid.shape, self.to_mni @ self.in_scan(grid).affine, "mni")
 
     def save(self, path: str | Path, *, key: str = "") -> None:
         """Write the report as JSON, completely or not at all.

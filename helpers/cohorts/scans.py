@@ -31,6 +31,8 @@ from helpers.grids import Grid
 
 # What BIDS calls the space of the template.
 SPACE = "MNI152NLin2009aSym"
+# And that of a person who was only turned and shifted onto it.
+OWN_SIZE = "individual"
 TRANSFORM = f"_from-T1w_to-{SPACE}_mode-image_xfm.json"
 
 
@@ -128,7 +130,8 @@ class Scan:
         Parameters
         ----------
         grid : Grid
-            In MNI space, or of `helpers.grids.native`: then nothing is registered.
+            In MNI space or of `helpers.grids.rigid`; or of `helpers.grids.native`: then nothing is
+            registered.
         cache : str or Path
             Folder of the kept volumes (NIfTI) and reports (JSON). Several programs may share it.
 
@@ -170,11 +173,15 @@ class Scan:
 
     def sidecar(self, grid: Grid) -> dict:
         """Return what BIDS wants to know about a brain on a grid that was made of this scan."""
-        return {
+        said = {
             "Sources": [f"bids:raw:{self.file or self.image.name}"],
             "SkullStripped": True,
             "Resolution": f"{' x '.join(f'{mm:g}' for mm in grid.spacing_mm)} mm",
         }
+        if grid.is_rigid:  # a space that BIDS wants to have explained
+            affine = self.derived("", TRANSFORM).name
+            said["SpatialReference"] = f"rotation and shift of the affine in {affine}"
+        return said
 
     def on(self, grid: Grid, cache: str | Path) -> tuple[Float[Tensor, "1 x y z"], Report]:
         """Return the scan on a model's grid: prepared, or as it is if it lies there already.
@@ -251,7 +258,8 @@ def on_grid(grid: Grid) -> str:
     spacing = grid.spacing_mm[0]
     whole = np.allclose(np.multiply(grid.shape, grid.spacing_mm), grids.FIELD_OF_VIEW_MM)
     crop = "" if whole else "".join(f"x{side}" for side in grid.shape)
-    return f"_space-{SPACE}_res-{spacing:g}{crop}".replace(".", "p")
+    space = OWN_SIZE if grid.is_rigid else SPACE
+    return f"_space-{space}_res-{spacing:g}{crop}".replace(".", "p")
 
 
 def without_ending(file: Path) -> str:
@@ -303,9 +311,34 @@ def to_scan(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid)
     values = explained_map[0].numpy()
     if grid.is_native:  # its voxels may lie on the scan's: the outermost, too
         grid = grids.widened(grid)
-    in_mni = Grid(report.native.shape, report.to_mni @ report.native.affine)
+    on_grid = Grid(report.native.shape, report.onto(grid) @ report.native.affine)
+    return _moved(values, grid, on_grid)
+
+
+def to_mni(explained_map: Float[Tensor, "1 x y z"], report: Report, grid: Grid) -> Tensor:
+    """Bring a map from a grid of `helpers.grids.rigid` to MNI space; one that lies there stays.
+
+    The affine that the registration found gives the head the template's size after all.
+
+    Returns
+    -------
+    tensor of shape (1, x, y, z)
+        On the grid of `helpers.grids.mni` of as many voxels of the same size.
+    """
+    if not grid.is_rigid:
+        return explained_map
+    moved = _moved(explained_map[0].numpy(), report.in_mni(grid), mni_of(grid))
+    return torch.from_numpy(moved)[None]
+
+
+def mni_of(grid: Grid) -> Grid:
+    """Return the grid in MNI space that maps on a grid are brought to, see `to_mni`."""
+    return grids.mni(grid.spacing_mm[0], grid.shape) if grid.is_rigid else grid
+
+
+def _moved(values: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
     # On the grid's own voxels, in whatever order, nothing is interpolated.
-    moved = grids.resample(values, grid, in_mni, nearest=in_mni.upright() == grid)
+    moved = grids.resample(values, grid, target, nearest=target.upright() == grid)
     # Splines overshoot: a map that is nowhere negative must not become so.
     return moved.clip(min(0.0, float(values.min())), max(0.0, float(values.max())))
 

@@ -31,8 +31,8 @@ def add(verbs) -> None:
     parser.add_argument(
         "--space",
         default="mni",
-        choices=("mni", "native"),
-        help="native: scans as the scanner gave them, not registered to a template; default: mni",
+        choices=("mni", "rigid", "native"),
+        help="rigid: heads keep their size; native: not registered at all; default: mni",
     )
 
 

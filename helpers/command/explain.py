@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             maps = explaining.maps_of(study, model, method=method, **how)
             arguments.say_waiting(explaining.unexplained(maps), study)
         return 0
-    atlas = arguments.atlas_from(options, lambda: explaining.model_grid(model))
+    atlas = arguments.atlas_from(options, lambda: explaining.maps_grid(model))
     codes = []
     for method in options.method:
         table = explaining.explain(

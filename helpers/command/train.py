@@ -49,6 +49,12 @@ def add(verbs) -> None:
         "--network", default="course", help=f"{', '.join(NETWORKS)}, or file.py:function"
     )
     parser.add_argument("--spacing-mm", type=float, default=4.0, help="voxel size: 1, 2, 4 or 8")
+    parser.add_argument(
+        "--space",
+        default="mni",
+        choices=("mni", "rigid"),
+        help="rigid: heads keep their size, which the network then sees; default: mni",
+    )
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -75,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         confounds=options.confounds,
         network=options.network,
         spacing_mm=options.spacing_mm,
+        space=options.space,
         folds=options.folds,
         epochs=options.epochs,
         batch_size=options.batch_size,

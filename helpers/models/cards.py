@@ -17,9 +17,13 @@ shape, and their intensities are made what the network expects:
 - ``"zscore_brain"``: the same over the brain alone, background 0 (with ``nonzero=True``);
 - ``"unit"``: divided by the brightest voxel, from 0 to 1, as MONAI's ``ScaleIntensity``.
 
-``space = "native"`` says that the network was trained on scans that nobody had registered (the
-default is ``"mni"``). Brains, cut out by their masks, are then brought to this spacing along the
-scan's own axes and cropped or padded about their own middle, see `helpers.cohorts.native`.
+``space = "rigid"`` says that heads were turned and shifted onto the template, but kept their size
+(the default is ``"mni"``, with all twelve parameters of an affine). Maps then go to MNI space by
+the same registration.
+
+``space = "native"`` says that the network was trained on scans that nobody had registered. Brains,
+cut out by their masks, are then brought to this spacing along the scan's own axes and cropped or
+padded about their own middle, see `helpers.cohorts.native`.
 """
 
 import json
@@ -47,6 +51,7 @@ INTENSITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 SPACES: dict[str, Callable[[float, tuple[int, int, int]], Grid]] = {
     "mni": grids.mni,
+    "rigid": grids.rigid,
     "native": grids.native,
 }
 _NEEDED = ("classes", "shape", "spacing_mm")
@@ -146,7 +151,7 @@ def check_card(card: Any, where: object = "the card") -> None:
 
 
 def card_grid(card: Mapping[str, Any]) -> Grid:
-    """Return the grid whose voxels a network reads: in MNI space, or about each brain's middle.
+    """Return the grid whose voxels a network reads: in the card's space.
 
     Examples
     --------
@@ -195,7 +200,8 @@ def draft_card(
     intensity : str
         One of the module's rules; default ``"median"``.
     space : str
-        ``"native"`` if its scans were not registered; default ``"mni"``.
+        ``"rigid"`` if heads kept their size, ``"native"`` if scans were not registered; default
+        ``"mni"``.
 
     Raises
     ------

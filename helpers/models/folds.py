@@ -58,7 +58,7 @@ def save_folds(found: CrossValidation, folder: str | Path, *, network: str, spac
     network : str
         What built them: a name for `build`, or ``file.py:function``; the file is copied.
     spacing_mm : float
-        Of the cohort's grid, one of `helpers.grids.mni`.
+        Of the cohort's grid, one of `helpers.grids.mni` or `helpers.grids.rigid`.
     """
     folder, cohort = Path(folder), found.cohort
     for fold, model in enumerate(found.networks):
@@ -73,6 +73,7 @@ def save_folds(found: CrossValidation, folder: str | Path, *, network: str, spac
         "shape": list(cohort.grid.shape),
         "spacing_mm": spacing_mm,
         "intensity": "median",
+        **({"space": "rigid"} if cohort.grid.is_rigid else {}),
         "folds": len(found.networks),
     }
     if found.target is not None:

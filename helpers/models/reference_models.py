@@ -147,7 +147,8 @@ def _averaged(volumes: Tensor, width: int) -> Float[np.ndarray, "subject voxel"]
 def _brain_volume_ml(cohort: Cohort) -> np.ndarray:
     voxels = np.array([[int(volume.count_nonzero())] for volume in cohort.volumes])
     volume_ml = voxels * cohort.grid.voxel_volume_mm3 / 1000
-    if "volume_ratio" in cohort.participants:
+    # On a rigid grid nothing was enlarged.
+    if "volume_ratio" in cohort.participants and not cohort.grid.is_rigid:
         ratio = pd.to_numeric(cohort.participants["volume_ratio"], errors="coerce")
         volume_ml = volume_ml / ratio.to_numpy()[:, None]
     return volume_ml

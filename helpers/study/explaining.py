@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from helpers import anatomy, attribution, evaluation, grids, keyed, models, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.finding import check_names
-from helpers.cohorts.scans import Scan, to_scan
+from helpers.cohorts.scans import Scan, mni_of, to_mni, to_scan
 from helpers.errors import InterruptedWarning
 from helpers.grids import Grid
 from helpers.processes import launched_fabric, together
@@ -35,6 +35,11 @@ _NATIVE = (
     "lies in MNI space does not lie on them: leave the atlas out and name each person's own "
     "regions instead (--segmentations, --segmentation-names). Of the verbs, only explain takes it; "
     "trust, simulate and maximize need a network of registered scans"
+)
+_OWN_SIZE = (
+    'this network reads heads that keep their size (space = "rigid" in its card), so a voxel is '
+    "another place in each of them. Of the verbs, only explain takes it, and brings the maps to "
+    "MNI space; trust, simulate and maximize need a network of heads of the template's size"
 )
 _FROM = "mm from the brain's middle"
 # Share of a brain.
@@ -137,8 +142,8 @@ def explain(
         if grid.is_native and atlas is not None:
             raise ValueError(_NATIVE)
         if not grid.is_native and atlas is None:
-            atlas = anatomy.atlas(grid)
-        if atlas is not None and atlas.grid != grid:
+            atlas = anatomy.atlas(mni_of(grid))
+        if atlas is not None and atlas.grid != mni_of(grid):
             raise ValueError(
                 "the atlas lies on another grid; make it with anatomy.atlas(grid, ...)"
             )
@@ -161,9 +166,9 @@ def explain(
         found, explained_map = _explained(networks, model.card, volume, explain_one, target)
         if isinstance(model, models.FoldSet):
             found["fold"] = model.fold_of.get(scan.participant_id)
-        where = report.in_scan(grid) if grid.is_native else grid
         shown = maps.shown(explained_map)
-        record = {**found, **_place(shown, where), **report.quality()}
+        where = report.in_scan(grid) if grid.is_native else maps.in_mni
+        record = {**found, **_place(to_mni(shown, report, grid), where), **report.quality()}
         if grid.is_native:
             record |= _reach(record, report.cut_off)
         lines = [method, *([_FROM] if grid.is_native else []), *_in_words(record)]
@@ -171,7 +176,7 @@ def explain(
         picture = sheet(volume, shown, grid=grid, title=scan.name, lines=lines)
         own, *in_mni, drawn, _ = maps.files(scan)
         for file in in_mni:
-            grids.save(explained_map, grid, file)
+            grids.save(to_mni(explained_map, report, grid), maps.in_mni, file)
         grids.save(to_scan(explained_map, report, grid), report.native, own)
         with runtime.replacing(drawn) as unfinished:
             # Half the time of Pillow's default, for files that are 2 % larger.
@@ -240,7 +245,8 @@ def maps_of(
         **{name: value for name, value in shown.items() if value},
     }
     grid = _grid(model)
-    return Maps(study, method, grid, settings | ({"space": "native"} if grid.is_native else {}))
+    space = model.card.get("space", "mni")
+    return Maps(study, method, grid, settings | ({} if space == "mni" else {"space": space}))
 
 
 def unexplained(maps: Maps) -> list[Scan]:
@@ -255,12 +261,25 @@ def model_grid(model: nn.Module) -> Grid:
     ------
     ValueError
         If the card is missing, incomplete or wrong, see `helpers.models.cards`, or the network
-        reads scans in their own space.
+        reads scans in their own space, or heads of their own size.
+    """
+    if _grid(model).is_rigid:
+        raise ValueError(_OWN_SIZE)
+    return maps_grid(model)
+
+
+def maps_grid(model: nn.Module) -> Grid:
+    """Return the grid in MNI space that a model's maps are brought to, from its card.
+
+    Raises
+    ------
+    ValueError
+        If the card is missing, incomplete or wrong, or the network reads scans in their own space.
     """
     grid = _grid(model)
     if grid.is_native:
         raise ValueError(_NATIVE)
-    return grid
+    return mni_of(grid)
 
 
 def _grid(model: nn.Module) -> Grid:

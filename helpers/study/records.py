@@ -21,7 +21,7 @@ from torch import Tensor
 from helpers import errors, evaluation, fields, grids, runtime
 from helpers.anatomy import Atlas
 from helpers.cohorts.report import QUALITY
-from helpers.cohorts.scans import Scan, on_grid
+from helpers.cohorts.scans import Scan, mni_of, on_grid
 from helpers.errors import BrokenScanError, CannotWriteError, LeftOutWarning
 from helpers.grids import Grid
 from helpers.study.folders import Study
@@ -62,13 +62,18 @@ class Maps:
         return self.method.replace("_", "")
 
     @property
+    def in_mni(self) -> Grid:
+        """Where in MNI space maps lie; the network's own grid, unless heads keep their size."""
+        return mni_of(self.grid)
+
+    @property
     def endings(self) -> tuple[str, ...]:
         """What a scan's name is followed by: map, map in MNI space, picture, record (the last).
 
         Of a network in native space, there is no map in MNI space.
         """
         own = f"_desc-{self.label}_map"
-        in_mni = [] if self.grid.is_native else [f"{on_grid(self.grid)}{own}.nii.gz"]
+        in_mni = [] if self.grid.is_native else [f"{on_grid(self.in_mni)}{own}.nii.gz"]
         return f"{own}.nii.gz", *in_mni, f"{own}.png", f"{own}.json"
 
     def files(self, scan: Scan) -> list[Path]:
@@ -193,8 +198,8 @@ class Maps:
 
     def _regions(self, scan: Scan, atlas: Atlas) -> pd.DataFrame:
         values = self.shown(torch.from_numpy(grids.read(self.files(scan)[1])[0])[None])[None]
-        rows = evaluation.by_region(values, self.grid, atlas).drop(columns="sd")
-        rows["mean_absolute"] = evaluation.by_region(values.abs(), self.grid, atlas)["mean"]
+        rows = evaluation.by_region(values, self.in_mni, atlas).drop(columns="sd")
+        rows["mean_absolute"] = evaluation.by_region(values.abs(), self.in_mni, atlas)["mean"]
         rows.insert(0, "name", scan.name.removesuffix("_T1w"))
         return rows
 

@@ -15,6 +15,7 @@ import pandas as pd
 from helpers import cohorts, grids, keyed, models, runtime
 from helpers.cohorts import Cohort
 from helpers.errors import LeftOutWarning
+from helpers.grids import Grid
 from helpers.models import CrossValidation, cross_validate
 from helpers.models.cross_validation import assign_folds
 from helpers.models.folds import from_other_weights
@@ -24,6 +25,7 @@ from helpers.study.records import read, write_table
 
 # Head size is a confound of almost everything, and the preprocessing has measured it.
 HEAD_SIZE = "volume_ratio"
+_SPACES = {"mni": grids.mni, "rigid": grids.rigid}
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 _BINS = 5
 
@@ -38,6 +40,7 @@ def train(
     confounds: Sequence[str] = (),
     network: str = "course",
     spacing_mm: float = 4.0,
+    space: str = "mni",
     folds: int = 5,
     epochs: int = 20,
     batch_size: int = 16,
@@ -79,6 +82,9 @@ def train(
         with the networks, alone.
     spacing_mm : float
         Edge of a voxel, default 4.
+    space : str
+        ``"mni"`` (default): heads get the template's size by an affine; or ``"rigid"``: they are
+        only turned and shifted, so that the network sees how large they are.
     folds, epochs, batch_size, seed
         As in `helpers.models.cross_validate`.
     balanced : bool
@@ -112,14 +118,17 @@ def train(
         )
     builder = from_other_weights(network)
     fabric = launched_fabric()
+    if space not in _SPACES:
+        raise ValueError(f"unknown space {space!r}; there are {sorted(_SPACES)}")
+    grid = _SPACES[space](spacing_mm)
     column = (label, classes, bins, regression)
     with together(fabric):  # the first process prepares the scans, and speaks
         if fabric.is_global_zero:
-            cohort = _cohort(study, *column, spacing_mm, n_procs, progress)
+            cohort = _cohort(study, *column, grid, n_procs, progress)
     if not fabric.is_global_zero:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LeftOutWarning)
-            cohort = _cohort(study, *column, spacing_mm, n_procs, progress=False)
+            cohort = _cohort(study, *column, grid, n_procs, progress=False)
     asked = _asked(cohort, label, confounds, regression)
     target = label if regression else None
     # These say what is wrong before anything is written.
@@ -133,6 +142,7 @@ def train(
         "confounds": asked,
         "network": builder if isinstance(builder, str) else keyed.fingerprint(builder),
         "spacing_mm": spacing_mm,
+        **({} if space == "mni" else {"space": space}),
         "folds": folds,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -203,7 +213,7 @@ def _finished(study: Study, label: str, settings: dict) -> pd.DataFrame | None:
     place, scores = study.output / "models" / label, study.group(f"desc-{label}_scores.tsv")
     said = read(place / "settings.json", "the training begins anew")
     if said is not None and said != settings:
-        other = {name for name in settings if said.get(name) != settings[name]}
+        other = {name for name in {**said, **settings} if said.get(name) != settings.get(name)}
         raise ValueError(
             f"{place} holds a training with other {', '.join(sorted(other))}; name another "
             f"output folder, or remove that one"
@@ -263,7 +273,7 @@ def _cohort(
     classes: Sequence[str] | None,
     bins: Sequence[float] | None,
     regression: bool,
-    spacing_mm: float,
+    grid: Grid,
     n_procs: int,
     progress: bool,
 ) -> Cohort:
@@ -273,7 +283,7 @@ def _cohort(
         None if regression else label,
         classes=classes,
         bins=bins,
-        grid=grids.mni(spacing_mm),
+        grid=grid,
         masks=study.masks,
         cache=study.preprocessed,
         on_error="skip",

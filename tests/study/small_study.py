@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import torch
+
 from helpers import command, grids, models
 
 GRID = grids.mni(8.0)
@@ -44,3 +46,31 @@ def _content(path):
     if path.suffix in (".json", ".tsv"):
         return path.read_text()
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+_READER = """
+import torch
+
+class Reader(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, volumes):
+        read = self.scale * volumes[:, 0, {}, {}, {}]
+        return torch.stack([-read, read], 1)
+"""
+
+
+def reader(place, voxel, shape, *, spacing_mm, space):
+    """Write a network that reads one voxel, weights and card; return how commands call it.
+
+    Its gradient is that one voxel, so it is known to the millimetre where a map has to lie.
+    """
+    (place / "net.py").write_text(_READER.format(*voxel))
+    torch.save({"scale": torch.full((1,), 2.0)}, place / "net.pt")
+    network, weights = f"{place}/net.py:Reader", f"--weights={place}/net.pt"
+    reads = ["--shape", *shape, f"--spacing-mm={spacing_mm}", f"--space={space}"]
+    named = ["--classes", "well", "sick"]
+    assert main("card", network, place / "net.toml", weights, *reads, *named) == 0
+    return f"--model={network}", weights, f"--card={place}/net.toml"

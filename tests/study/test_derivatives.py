@@ -98,6 +98,21 @@ def test_the_validator_accepts_maps_in_native_space(place, tmp_path):
         assert said["Sources"] == [f"bids:raw:{scan}_T1w.nii.gz"]
 
 
+def test_the_validator_accepts_heads_that_keep_their_size(place, tmp_path):
+    models.save_pretrained(network(), "rigid", {**CARD, "space": "rigid"}, folder=place)
+    out = tmp_path / "out"
+    assert explain(place / "study", out, MASKS, model="rigid.safetensors") == 1
+    wrong, summary = found_wrong(out)
+    assert not wrong
+    assert summary["totalFiles"] == 2 * len(SCANS) + 1  # volumes, what is said of them, and of all
+    for scan in SCANS:
+        _, codes, units = header(out / f"{scan}_space-individual_res-8_desc-preproc_T1w.nii.gz")
+        assert codes == (2, 2)  # aligned to another image
+        assert units == "mm"
+        _, codes, _ = header(out / f"{scan}_{IN_MNI}_desc-gradient_map.nii.gz")
+        assert codes == (4, 4)
+
+
 def header(path):
     image = nib.load(path)
     codes = image.get_sform(coded=True)[1], image.get_qform(coded=True)[1]

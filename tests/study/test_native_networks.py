@@ -10,11 +10,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import ndimage
-from small_study import main
+from small_study import main, reader
 
-from helpers import cohorts, grids, models
+from helpers import cohorts, grids
 from helpers.cohorts.real_brains import STUDY_MASKS
 
 # Unequal sides, one of them odd.
@@ -23,18 +22,6 @@ SHAPE, SPACING_MM, VOXEL = (44, 54, 41), 4.0, (31, 17, 26)
 PEOPLE = ("sub-04", "sub-03", "sub-64")
 MASKS = f"--masks={STUDY_MASKS}"
 SEGMENTATIONS = "--segmentations=derivatives/own/{participant_id}_dseg.nii.gz"
-FUNCTION = f"""
-import torch
-
-class Reader(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, volumes):
-        read = self.scale * volumes[:, 0, {VOXEL[0]}, {VOXEL[1]}, {VOXEL[2]}]
-        return torch.stack([-read, read], 1)
-"""
 
 
 def ask(place, verb, *more, out="out", scans="study"):
@@ -51,8 +38,7 @@ def explain(place, *more, **where):
 def place(tmp_path_factory):
     """Three people with masks and segmentations, a network beside them, and what is explained."""
     place = tmp_path_factory.mktemp("native")
-    (place / "net.py").write_text(FUNCTION)
-    torch.save({"scale": torch.full((1,), 2.0)}, place / "net.pt")
+    reader(place, VOXEL, SHAPE, spacing_mm=SPACING_MM, space="native")
     for name in PEOPLE:
         for folder in (name, f"derivatives/masks/{name}"):
             shutil.copytree(cohorts.real_study() / folder, place / "study" / folder)
@@ -61,16 +47,6 @@ def place(tmp_path_factory):
         own = place / f"study/derivatives/own/{name}_dseg.nii.gz"
         grids.save(halves * (mask > 0), grid, own)
     (place / "names.csv").write_text("index,name\n1,lower\n2,upper\n")
-    shape = map(str, SHAPE)
-    card = ("--shape", *shape, f"--spacing-mm={SPACING_MM}", "--space=native")
-    assert (
-        main(
-            "card", f"{place}/net.py:Reader", place / "net.toml", f"--weights={place}/net.pt", *card
-        )
-        == 0
-    )
-    drafted = models.read_card(place / "net.toml")
-    models.write_card({**drafted, "classes": ["well", "sick"]}, place / "net.toml")
     assert explain(place, MASKS, SEGMENTATIONS, f"--segmentation-names={place}/names.csv") == 0
     return place
 

@@ -170,6 +170,27 @@ def test_a_number_is_learned_and_who_has_none_is_left_out(study, tmp_path):
     assert kept.card["classes"][0].startswith("age below ")
 
 
+def test_heads_may_keep_their_size(study, tmp_path, capsys):
+    """The scans lie in MNI space already, so that the two spaces differ by a shift only."""
+    command = ("train", study / "scans", tmp_path / "out", "--label=group", *SETTINGS)
+    assert main(*command, "--space=rigid") == 0
+    kept = models.load(tmp_path / "out/models/group")
+    assert kept.card["space"] == "rigid"
+    assert models.card_grid(kept.card).is_rigid
+    model = f"--model={tmp_path}/out/models/group"
+    assert main("explain", study / "scans", tmp_path / "out", model, "--method=gradient") == 0
+    name = "sub-05/anat/sub-05_space-{}_res-8_desc-{}.nii.gz"
+    seen, grid = grids.read(tmp_path / "out" / name.format("individual", "preproc_T1w"))
+    as_it_came, _ = grids.read(study / "scans/sub-05/anat/sub-05_T1w.nii.gz")
+    assert grid.is_rigid
+    assert np.corrcoef(seen.ravel(), as_it_came.ravel())[0, 1] > 0.97
+    _, grid = grids.read(tmp_path / "out" / name.format("MNI152NLin2009aSym", "gradient_map"))
+    assert grid == GRID
+    with pytest.raises(SystemExit):
+        main(*command)
+    assert "a training with other space" in capsys.readouterr().err
+
+
 def own_network(place, classes=2, imports=""):
     """Write a file with a function that builds a network; return how the command calls it."""
     (place / "net.py").write_text(
