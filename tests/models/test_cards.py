@@ -65,7 +65,7 @@ def test_a_card_in_toml_and_in_json_say_the_same(tmp_path):
         ({"spacing_mm": "2"}, "a spacing_mm of '2'"),
         ({"spacing_mm": 0}, "must be a positive number"),
         ({"spacing_mm": float("inf")}, "must be a positive number"),
-        ({"space": "scanner"}, r"the space 'scanner'; expected one of \['mni', 'native'\]"),
+        ({"space": "scanner"}, r"the space 'scanner'; expected one of \['mni', 'native', 'r"),
         ({"space": ["native"]}, r"the space \['native'\]; expected one of"),
         ({"intensity": "z-score"}, r"'z-score'; expected one of \['median', 'unit', 'zscore'"),
         ({"intensity": ["zscore"]}, r"\['zscore'\]; expected one of"),
