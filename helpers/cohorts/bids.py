@@ -70,8 +70,8 @@ def from_bids(
         class ``"unlabelled"``, with or without a table.
     grid : Grid, optional
         Target grid, by default the 4 mm teaching grid. On one of `helpers.grids.rigid`, heads keep
-        their size. On one of `helpers.grids.native`, scans are
-        not registered: each brain stays in its own space, cut out by its mask.
+        their size. On one of `helpers.grids.native`, scans are not registered: each brain stays in
+        its own space, cut out by its mask.
     classes : sequence of str, optional
         Values of the column that count, in the order of their integer labels; people with other
         values are left out. By default all values, sorted.

@@ -198,7 +198,9 @@ class Scan:
         """
         self._files(grid)
         own = grids.read_grid(self.image)
-        if grid.is_native or own.upright() != grid or self.is_prepared(grid, cache):
+        # Of a head that was turned and shifted already, nothing says what has become of its size.
+        lies_there = own.upright() == grid and not (grid.is_native or grid.is_rigid)
+        if not lies_there or self.is_prepared(grid, cache):
             return self.prepare(grid, cache)
         data, _ = grids.read(self.image)
         volume = torch.from_numpy(np.ascontiguousarray(data))[None]  # a flipped axis has no copy

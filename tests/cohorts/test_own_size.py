@@ -99,6 +99,23 @@ def peak_mm(values, grid):
     return grid.millimetres(ndimage.center_of_mass(weights))
 
 
+def test_a_head_that_was_moved_already_is_not_taken_as_it_is(tmp_path, monkeypatch):
+    """Its header says nothing of its size: it is registered, as any other scan."""
+    brain = anatomy.template(RIGID)
+    path = grids.save(brain.t1, RIGID, tmp_path / "a_T1w.nii.gz")
+    found = np.diag([1.1, 1.1, 1.1, 1.0])
+    found[:3, 3] = grids.MIDDLE_MM
+    monkeypatch.setattr("helpers.cohorts.registration.register", lambda *_, **__: (found, 0.5))
+    monkeypatch.setattr("helpers.cohorts.plausibility.check_standardised", lambda *_: 0.9)
+    scan = scans.Scan(path, file=path.name)
+    volume, report = scan.on(RIGID, tmp_path / "cache")
+    np.testing.assert_array_equal(report.to_mni, found)
+    spot = torch.zeros_like(volume)
+    spot[0, 24, 30, 25] = 1
+    back = scans.to_scan(spot, report, RIGID)
+    assert np.unravel_index(back.argmax(), back.shape) == (24, 30, 25)
+
+
 def test_no_grid_is_taken_for_another():
     shape = (41, 45, 39)
     assert RIGID.is_rigid
