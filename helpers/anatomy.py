@@ -45,7 +45,7 @@ DOWNLOADED: dict[str, Callable[[], Any]] = {
     "harvard_oxford_sub": partial(datasets.fetch_atlas_harvard_oxford, "sub-maxprob-thr25-2mm"),
     "schaefer": partial(datasets.fetch_atlas_schaefer_2018, n_rois=100, resolution_mm=2),
 }
-# Share of an atlas outside the template's brain: 0 to 0.05 of the packaged ones, on 1 to 4 mm.
+# Share of an atlas outside the template's brain: 0 to 0.05 of the packaged ones, on 1 to 8 mm.
 MOST_OUTSIDE = 0.1
 # As AAL (Insula_L), FreeSurfer (Left-Caudate, ctx-lh-insula), HCP (L_V1) and others write it.
 _SIDE_WORDS = "((?i:left|right|lh|rh)|L|R)"
